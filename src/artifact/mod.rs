@@ -1,0 +1,9 @@
+//! How each kind of artifact looks as bytes. Knows images and kinds; knows nothing of graphs, caches or networks.
+//!
+//! An image set is JSON; every other shard is one safetensors file, so that it is indexed, typed and readable from other
+//! languages. Encoded masks lie in it as one-dimensional u8 tensors.
+
+pub mod images;
+pub mod maps;
+pub mod masks;
+pub mod weights;

@@ -1,0 +1,62 @@
+//! `Weights`: named f32 tensors as one safetensors file, with architecture and class list beside it.
+
+use std::collections::BTreeMap;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+/// The name of the part that holds the tensors.
+pub const PART: &str = "weights.safetensors";
+
+/// Metadata of a `Weights` artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightsMeta {
+    /// Architecture, such as `resnet_cam`; decides what reads the tensors.
+    pub arch: String,
+    /// Its parameters (depth, widths, input size), as the network's own configuration type reads them.
+    pub config: serde_json::Value,
+    /// Names of the classes in order of their index; index 0 is the background.
+    pub classes: Vec<String>,
+}
+
+/// One tensor: shape and values, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub data: Vec<f32>,
+}
+
+/// Tensors by name; the names are those of the reference programs' state_dict.
+pub type NamedTensors = BTreeMap<String, Values>;
+
+/// Encodes tensors as safetensors, in order of their names.
+pub fn encode(tensors: &NamedTensors) -> Vec<u8> {
+    let bytes: Vec<(&str, &[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, values)| {
+            (name.as_str(), values.shape.as_slice(), values.data.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, shape, data)| {
+        (*name, TensorView::new(Dtype::F32, shape.to_vec(), data).expect("the bytes fit the shape"))
+    });
+    safetensors::serialize(views, None).expect("the tensors can be laid out")
+}
+
+/// Decodes safetensors whose tensors are all f32; an error says what is wrong with the bytes.
+pub fn decode(bytes: &[u8]) -> Result<NamedTensors, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("these weights cannot be read: {error}"))?;
+    file.tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                return Err(format!("tensor `{name}` has type {:?} where F32 is due", view.dtype()));
+            }
+            let chunks = view.data().chunks_exact(4);
+            let data = chunks.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+            Ok((name, Values { shape: view.shape().to_vec(), data }))
+        })
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! Images and maps as plain, checked, row-major grids, and what is done to them: decoding, resizing, CRF, random walk.
+//! Knows no networks, no stages and no cache.
+
+pub mod codec;
+mod grid;
+
+pub use grid::{LabelMap, Maps, Rgb};

@@ -1,0 +1,3 @@
+//! `cache/`: blobs by digest and records of actions, in plain files.
+
+pub mod manifest;

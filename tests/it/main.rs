@@ -1,0 +1,1 @@
+//! Tests that drive the program and its engine.
