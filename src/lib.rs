@@ -1,8 +1,11 @@
 //! Dataflow pipelines for weakly supervised semantic segmentation.
 pub mod artifact;
+pub mod cli;
 pub mod diag;
 pub mod digest;
 pub mod image;
 pub mod kind;
+pub mod plan;
 pub mod stage;
+pub mod stages;
 pub mod store;

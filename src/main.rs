@@ -1,2 +1,5 @@
 //! The program: hands over to the command line.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    orandflow::cli::main()
+}

@@ -1,0 +1,84 @@
+//! The command line: what was typed, handed to one verb's file each; and the only place that turns failures into exit codes.
+
+mod cache;
+mod completions;
+mod export;
+mod graph;
+mod plan;
+mod run;
+mod schema;
+mod show;
+mod stages;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::diag::Diagnostic;
+
+/// Runs declarative, cached pipelines for weakly supervised semantic segmentation
+#[derive(Debug, Parser)]
+#[command(name = "orandflow", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline: whatever is not in the cache yet, and nothing else
+    Run(run::RunArgs),
+    /// Say what `run` would do and why, without doing it
+    Plan(plan::PlanArgs),
+    /// Draw the graph of a pipeline
+    Graph(graph::GraphArgs),
+    /// Show what is known of a stage's result: provenance, sizes, metrics
+    Show(show::ShowArgs),
+    /// Write a stage's result to a folder in formats that other programs read
+    Export(export::ExportArgs),
+    /// List the kinds of stage, or everything about one of them
+    Stages(stages::StagesArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema(schema::SchemaArgs),
+    /// Look after the cache
+    Cache(cache::CacheArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// The pipeline file or the command line is wrong; exit code 2.
+    Diagnostics(Vec<Diagnostic>),
+    /// Anything else that has one sentence.
+    Message {
+        /// A lowercase sentence without a full stop.
+        message: String,
+        /// What to try.
+        help: Option<String>,
+        /// 1: a stage failed or the outside world did; 2: the user's input is wrong; 130: interrupted.
+        code: u8,
+    },
+}
+
+/// Runs the program and returns its exit code: 0 all done, 1 a stage failed, 2 the pipeline or the command line is wrong,
+/// 130 interrupted.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Plan(args) => plan::plan(args),
+        Command::Graph(args) => graph::graph(args),
+        Command::Show(args) => show::show(args),
+        Command::Export(args) => export::export(args),
+        Command::Stages(args) => stages::stages(args),
+        Command::Schema(args) => schema::schema(args),
+        Command::Cache(args) => cache::cache(args),
+        Command::Completions(args) => completions::completions(args),
+    };
+    result.unwrap_or_else(|failure| match failure {
+        Failure::Diagnostics(_) => ExitCode::from(2),
+        Failure::Message { code, .. } => ExitCode::from(code),
+    })
+}

@@ -1,0 +1,48 @@
+//! The checked graph of steps in a fixed order: what a pipeline file means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::diag::Span;
+use crate::stage::{StageKind, StageRun};
+
+/// A checked pipeline: every port connected to a step of a kind it takes, no cycle, every parameter read.
+#[derive(Clone)]
+pub struct Plan {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The pipeline's seed.
+    pub seed: u64,
+    /// The steps; each stands after those it reads from, and in the order of the file where that leaves a choice.
+    pub steps: Vec<Step>,
+}
+
+/// One `[stages.x]` placed in a plan.
+#[derive(Clone)]
+pub struct Step {
+    /// The stage's name, `x`.
+    pub name: String,
+    /// What it is.
+    pub kind: &'static dyn StageKind,
+    /// It, with its parameters.
+    pub run: Arc<dyn StageRun>,
+    /// Parameters with defaults filled in and without those that are not part of the key.
+    pub key_params: serde_json::Value,
+    /// Its connected ports, in order of the kind's ports.
+    pub inputs: Vec<Connection>,
+    /// Where each parameter that the user wrote stands, by dotted name.
+    pub places: BTreeMap<String, Span>,
+    /// Where the stage's name stands.
+    pub span: Span,
+}
+
+/// A connected port.
+#[derive(Clone)]
+pub struct Connection {
+    /// The port.
+    pub port: &'static str,
+    /// The index in [`Plan::steps`] of the step it reads from.
+    pub step: usize,
+    /// Where the connection stands.
+    pub span: Span,
+}
