@@ -3,5 +3,6 @@
 
 pub mod codec;
 mod grid;
+pub mod palette;
 
 pub use grid::{LabelMap, Maps, Rgb};
