@@ -1,6 +1,7 @@
 //! The command line: what was typed, handed to one verb's file each; and the only place that turns failures into exit codes.
 
 mod cache;
+mod common;
 mod completions;
 mod export;
 mod graph;
@@ -10,11 +11,13 @@ mod schema;
 mod show;
 mod stages;
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::diag::Diagnostic;
+use crate::report::draw;
 
 /// Runs declarative, cached pipelines for weakly supervised semantic segmentation
 #[derive(Debug, Parser)]
@@ -77,8 +80,32 @@ pub fn main() -> ExitCode {
         Command::Cache(args) => cache::cache(args),
         Command::Completions(args) => completions::completions(args),
     };
-    result.unwrap_or_else(|failure| match failure {
-        Failure::Diagnostics(_) => ExitCode::from(2),
-        Failure::Message { code, .. } => ExitCode::from(code),
+    result.unwrap_or_else(|failure| {
+        // Nothing is left to be done where the error stream itself is gone.
+        let _ = std::io::stderr().lock().write_all(failure.draw(colour_on_stderr()).as_bytes());
+        failure.code()
     })
+}
+
+impl Failure {
+    /// Returns the text that a person reads.
+    fn draw(&self, colour: bool) -> String {
+        match self {
+            Self::Diagnostics(diagnostics) => draw::diagnostics(diagnostics, colour),
+            Self::Message { message, help, .. } => draw::failure(message, help.as_deref(), colour),
+        }
+    }
+
+    /// Returns the exit code.
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Diagnostics(_) => ExitCode::from(2),
+            Self::Message { code, .. } => ExitCode::from(*code),
+        }
+    }
+}
+
+/// Whether text on stderr may carry colours.
+pub(crate) fn colour_on_stderr() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

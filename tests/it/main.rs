@@ -1,1 +1,17 @@
 //! Tests that drive the program and its engine.
+
+mod workbench;
+
+#[test]
+fn every_file_here_is_a_module_of_this_test() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    for entry in std::fs::read_dir(folder).expect("the folder of the tests is there") {
+        let name = entry.expect("its files can be listed").file_name();
+        let name = name.to_str().expect("names of tests are UTF-8");
+        let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") else { continue };
+        assert!(
+            include_str!("main.rs").lines().any(|line| line == format!("mod {module};")),
+            "`mod {module};` is missing"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Diagnostics and failures as text, by way of annotate-snippets. Knows nothing of where the text goes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::diag::{Diagnostic, Label, Source};
+
+/// Returns all diagnostics as text, an empty line between two, ending with a line end.
+pub fn diagnostics(diagnostics: &[Diagnostic], colour: bool) -> String {
+    let texts: Vec<String> = diagnostics.iter().map(|one| diagnostic(one, colour)).collect();
+    texts.join("\n")
+}
+
+/// Returns one diagnostic as text, ending with a line end.
+pub fn diagnostic(diagnostic: &Diagnostic, colour: bool) -> String {
+    let title = Level::ERROR.primary_title(&diagnostic.title);
+    let mut group: Group<'_> = match snippets(&diagnostic.labels) {
+        snippets if snippets.is_empty() => Group::with_title(title),
+        snippets => title.elements(snippets),
+    };
+    for help in &diagnostic.help {
+        group = group.element(Level::HELP.message(help));
+    }
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let mut text = renderer.decor_style(DecorStyle::Unicode).term_width(usize::MAX).render(&[group]);
+    text.push('\n');
+    text
+}
+
+/// Returns a failure without a place in a text, ending with a line end.
+pub fn failure(message: &str, help: Option<&str>, colour: bool) -> String {
+    let (error, hint, reset) = if colour { ("\x1b[1m\x1b[91m", "\x1b[1m\x1b[96m", "\x1b[0m") } else { ("", "", "") };
+    let help = help.map(|help| format!("{hint}help{reset}: {help}\n")).unwrap_or_default();
+    format!("{error}error{reset}: {message}\n{help}")
+}
+
+/// Returns one snippet per source, the one with the first primary label first.
+fn snippets(labels: &[Label]) -> Vec<Snippet<'_, annotate_snippets::Annotation<'_>>> {
+    let mut ordered: Vec<&Label> = labels.iter().collect();
+    ordered.sort_by_key(|label| !label.primary);
+    let mut sources: Vec<&Arc<Source>> = Vec::new();
+    for label in ordered {
+        if !sources.iter().any(|source| Arc::ptr_eq(source, &label.span.source)) {
+            sources.push(&label.span.source);
+        }
+    }
+    sources
+        .into_iter()
+        .map(|source| {
+            let annotations = labels.iter().filter(|label| Arc::ptr_eq(source, &label.span.source)).map(|label| {
+                let kind = if label.primary { AnnotationKind::Primary } else { AnnotationKind::Context };
+                kind.span(inside(&label.span.range, &source.text)).label(&label.text)
+            });
+            Snippet::source(&source.text).path(&source.name).annotations(annotations)
+        })
+        .collect()
+}
+
+/// Returns the range, moved onto the text and onto whole characters, so that drawing never fails.
+fn inside(range: &Range<usize>, text: &str) -> Range<usize> {
+    let whole = |at: usize| (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let start = whole(range.start);
+    start..whole(range.end).max(start)
+}

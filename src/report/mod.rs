@@ -1,0 +1,3 @@
+//! Everything that a person or a program reads of a run. Decides nothing.
+
+pub mod draw;
