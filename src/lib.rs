@@ -1,6 +1,7 @@
 //! Dataflow pipelines for weakly supervised semantic segmentation.
 pub mod artifact;
 pub mod cli;
+pub mod data;
 pub mod diag;
 pub mod digest;
 pub mod image;

@@ -1,0 +1,240 @@
+//! Typed reading of what stands on a stage's ports. Knows how each kind of artifact looks; decides nothing about it.
+//!
+//! Every function gives the images of the action that runs: all of them for `Whole` work, those of the bucket for `PerImage`
+//! work. Errors name the image id and never a path, since content is found by digest.
+
+use std::collections::BTreeMap;
+
+use crate::artifact::images::{ClassList, ImageEntry};
+use crate::artifact::maps::ImageMaps;
+use crate::artifact::weights::{NamedTensors, WeightsMeta};
+use crate::artifact::{images, maps, masks, weights};
+use crate::image::{LabelMap, Rgb, codec};
+use crate::kind::Kind;
+use crate::stage::{Ctx, Inputs, StageError};
+use crate::store::manifest::{Entry, Manifest, bucket_of};
+
+/// How many image ids an error lists before it only counts the rest.
+const LISTED: usize = 5;
+
+/// Reads the images on `port`, sorted by id.
+pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> {
+    let mut found = Vec::new();
+    for entry in ctx.shards(port) {
+        let shard = images::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
+        found.extend(shard.into_iter().filter(|image| in_action(ctx, &image.id)));
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// Reads the maps on `port` by image id.
+pub fn maps(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, ImageMaps>, StageError> {
+    let mut found = BTreeMap::new();
+    for entry in ctx.shards(port) {
+        found.extend(maps_in(ctx, port, entry)?.into_iter().map(|image| (image.id.clone(), image)));
+    }
+    Ok(found)
+}
+
+/// Reads the maps of one shard on `port`, so that `Whole` work can go through a large set without holding all of it.
+/// The shards are `ctx.shards(port)`.
+pub fn maps_in(ctx: &Ctx<'_>, port: &str, entry: &Entry) -> Result<Vec<ImageMaps>, StageError> {
+    let mut shard = maps::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
+    shard.retain(|image| in_action(ctx, &image.id));
+    Ok(shard)
+}
+
+/// Reads the masks on `port`, a mask set or a seed set, by image id.
+pub fn masks(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, LabelMap>, StageError> {
+    let mut found = BTreeMap::new();
+    for entry in ctx.shards(port) {
+        found.extend(masks_in(ctx, port, entry)?);
+    }
+    Ok(found)
+}
+
+/// Reads the masks of one shard on `port`.
+pub fn masks_in(ctx: &Ctx<'_>, port: &str, entry: &Entry) -> Result<Vec<(String, LabelMap)>, StageError> {
+    let mut shard = masks::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
+    shard.retain(|(id, _)| in_action(ctx, id));
+    Ok(shard)
+}
+
+/// Reads the weights on `port` with their architecture and class list.
+pub fn weights(ctx: &Ctx<'_>, port: &str) -> Result<(WeightsMeta, NamedTensors), StageError> {
+    let manifest = ctx.inputs.get(port);
+    let meta = weights_meta(manifest, port)?;
+    let entry = manifest
+        .entries
+        .get(weights::PART)
+        .ok_or_else(|| StageError::data(format!("the weights on port `{port}` lack `{}`", weights::PART)))?;
+    let tensors = weights::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
+    Ok((meta, tensors))
+}
+
+/// Reads architecture and class list of the weights on `port` from their manifest, as `Stage::meta` may.
+pub fn weights_meta(manifest: &Manifest, port: &str) -> Result<WeightsMeta, StageError> {
+    serde_json::from_value(manifest.meta.clone())
+        .map_err(|error| on_port(port, &format!("the description of these weights cannot be read: {error}")))
+}
+
+/// Decodes the pixels of an image; an image that is damaged or has changed its size is an error that names its id.
+pub fn pixels(ctx: &Ctx<'_>, entry: &ImageEntry) -> Result<Rgb, StageError> {
+    let bytes = ctx.access.content(entry.image)?;
+    let image = codec::decode_rgb(&bytes).map_err(|error| {
+        StageError::data_help(
+            format!("image `{}` cannot be decoded: {error}", entry.id),
+            "replace the file by an undamaged JPEG or PNG, or take its id out of the split",
+        )
+    })?;
+    if (image.height(), image.width()) != (entry.height, entry.width) {
+        return Err(StageError::data(format!(
+            "image `{}` has {} x {} pixels where its header promises {} x {}",
+            entry.id,
+            image.width(),
+            image.height(),
+            entry.width,
+            entry.height
+        )));
+    }
+    Ok(image)
+}
+
+/// Decodes the ground truth of an image if it has one.
+///
+/// `class_count` counts the background: indices must be below it, or 255 for pixels that count for nothing. A mask of another
+/// size than the image and an index out of range are errors that name the image.
+pub fn truth(ctx: &Ctx<'_>, entry: &ImageEntry, class_count: usize) -> Result<Option<LabelMap>, StageError> {
+    let Some(digest) = entry.mask else { return Ok(None) };
+    let mask = codec::decode_mask(&ctx.access.content(digest)?).map_err(|error| {
+        StageError::data_help(
+            format!("the ground-truth mask of image `{}` cannot be decoded: {error}", entry.id),
+            "masks are palette or 8-bit grey PNG whose pixel values are class indices",
+        )
+    })?;
+    check_mask(&mask, &entry.id, (entry.height, entry.width), class_count)?;
+    Ok(Some(mask))
+}
+
+/// Refuses a mask of another size than its image, and a mask with an index that is neither a class nor 255.
+pub fn check_mask(
+    mask: &LabelMap,
+    id: &str,
+    (height, width): (usize, usize),
+    class_count: usize,
+) -> Result<(), StageError> {
+    if (mask.height(), mask.width()) != (height, width) {
+        return Err(StageError::data_help(
+            format!(
+                "the mask of image `{id}` has {} x {} pixels and the image {width} x {height}",
+                mask.width(),
+                mask.height()
+            ),
+            "a mask has one pixel for each pixel of its image: make it from the same file, or take the id out of the split",
+        ));
+    }
+    let wrong = mask.data().iter().find(|&&index| index != LabelMap::IGNORE && usize::from(index) >= class_count);
+    if let Some(index) = wrong {
+        return Err(StageError::data_help(
+            format!(
+                "the mask of image `{id}` has a pixel of class {index}, but there are {class_count} classes, 0 to {}",
+                class_count - 1
+            ),
+            "255 marks pixels that count for nothing; a mask with more classes needs a class list with as many names",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the class list of a set; index 0 is the background.
+pub fn classes(manifest: &Manifest, port: &str) -> Result<Vec<String>, StageError> {
+    let list: ClassList =
+        serde_json::from_value(manifest.meta.clone()).map_err(|_| on_port(port, "its metadata has no class list"))?;
+    Ok(list.classes)
+}
+
+/// Returns the class list that the artifacts on `ports` share; an error names the first difference. Ports that are not
+/// connected are passed over.
+///
+/// # Panics
+/// If none of the ports is connected, which the plan has made sure of.
+pub fn common_classes(inputs: &Inputs, ports: &[&'static str]) -> Result<Vec<String>, StageError> {
+    let mut common: Option<(&str, Vec<String>)> = None;
+    for &port in ports {
+        let Some(manifest) = inputs.maybe(port) else { continue };
+        let list = classes(manifest, port)?;
+        match &common {
+            None => common = Some((port, list)),
+            Some((first, known)) if *known != list => return Err(class_lists_differ(first, known, port, &list)),
+            Some(_) => {}
+        }
+    }
+    Ok(common.expect("at least one of the ports is connected").1)
+}
+
+fn class_lists_differ(first: &str, known: &[String], port: &str, list: &[String]) -> StageError {
+    let difference = (0..known.len().max(list.len()))
+        .find(|&index| known.get(index) != list.get(index))
+        .map(|index| {
+            let name = |list: &[String]| list.get(index).map_or("nothing".to_owned(), |name| format!("`{name}`"));
+            format!(": class {index} is {} there and {} here", name(known), name(list))
+        })
+        .unwrap_or_default();
+    StageError::data_help(
+        format!("the class lists on ports `{first}` and `{port}` differ{difference}"),
+        "artifacts that meet must be made for the same classes in the same order",
+    )
+}
+
+/// Refuses, at plan time, an artifact on `port` that lacks images of the set on `images`.
+pub fn check_covers(inputs: &Inputs, port: &'static str, images: &'static str) -> Result<(), StageError> {
+    let (Some(have), Some(need)) = (inputs.maybe(port), inputs.maybe(images)) else { return Ok(()) };
+    let known = have.ids();
+    let missing: Vec<&str> = need.ids().into_iter().filter(|id| known.binary_search(id).is_err()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StageError::data_help(
+        format!(
+            "{} on port `{port}` lacks {} of the {} on port `{images}`: {}",
+            have.kind.article(),
+            count(missing.len(), "image", "images"),
+            need.ids().len(),
+            listed(&missing)
+        ),
+        match have.kind {
+            Kind::CamSet | Kind::ScoreSet => {
+                "make the maps from the same image set, or use the set that they were made from"
+            }
+            _ => "make both from the same image set",
+        },
+    ))
+}
+
+/// Finds the value of an image in a map by id, as [`maps`] and [`masks`] return it; an error names the image.
+pub fn of_image<'map, T>(found: &'map BTreeMap<String, T>, id: &str, port: &str) -> Result<&'map T, StageError> {
+    found.get(id).ok_or_else(|| StageError::data(format!("image `{id}` is missing on port `{port}`")))
+}
+
+/// Lists the first few ids, in backticks, and counts the rest.
+pub fn listed(ids: &[&str]) -> String {
+    let mut text: Vec<String> = ids.iter().take(LISTED).map(|id| format!("`{id}`")).collect();
+    if ids.len() > LISTED {
+        text.push(format!("and {} more", ids.len() - LISTED));
+    }
+    text.join(", ")
+}
+
+/// Returns a number with its noun: `1 image`, `3 images`.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+fn in_action(ctx: &Ctx<'_>, id: &str) -> bool {
+    ctx.shard.is_none_or(|(bucket, buckets)| bucket_of(id, buckets) == bucket)
+}
+
+fn on_port(port: &str, error: &str) -> StageError {
+    StageError::data(format!("the artifact on port `{port}`: {error}"))
+}
