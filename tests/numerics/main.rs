@@ -1,1 +1,2 @@
 //! Numbers against independent references.
+mod color;
