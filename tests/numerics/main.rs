@@ -1,2 +1,4 @@
 //! Numbers against independent references.
+
 mod color;
+mod reference;
