@@ -1,5 +1,6 @@
 //! Tests that drive the program and its engine.
 
+mod licences;
 mod workbench;
 
 #[test]
