@@ -4,5 +4,6 @@
 pub mod codec;
 mod grid;
 pub mod palette;
+pub mod resize;
 
 pub use grid::{LabelMap, Maps, Rgb};

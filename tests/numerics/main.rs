@@ -2,3 +2,4 @@
 
 mod color;
 mod reference;
+mod resize;

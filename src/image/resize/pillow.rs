@@ -1,0 +1,144 @@
+//! Pillow's resampling of 8-bit images, bit for bit (SPEC 0.2), and its nearest neighbour (SPEC 0.3).
+
+use crate::image::{Maps, Rgb};
+
+/// Bits after the point of a quantised weight: 32 less 8 for the pixel less 2 for the head room of negative lobes.
+const PRECISION_BITS: u32 = 22;
+
+/// A convolution filter of Pillow's, widened by the ratio where the image shrinks (antialiasing).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// `Image.BILINEAR`: a triangle of radius 1.
+    PillowBilinear,
+    /// `Image.BICUBIC`: Keys' cubic with a = -0.5, radius 2.
+    PillowBicubic,
+}
+
+impl Filter {
+    fn support(self) -> f64 {
+        match self {
+            Filter::PillowBilinear => 1.0,
+            Filter::PillowBicubic => 2.0,
+        }
+    }
+
+    fn weight(self, at: f64) -> f64 {
+        const A: f64 = -0.5;
+        let t = at.abs();
+        match self {
+            Filter::PillowBilinear if t < 1.0 => 1.0 - t,
+            Filter::PillowBicubic if t < 1.0 => ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0,
+            Filter::PillowBicubic if t < 2.0 => (((t - 5.0) * t + 8.0) * t - 4.0) * A,
+            _ => 0.0,
+        }
+    }
+}
+
+/// Resizes an image as Pillow's `Image.resize` does: across, then down, rounded to bytes in between.
+///
+/// # Panics
+/// If the image has no pixels and the result would have some.
+pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
+    let across;
+    let image = if image.width() == width {
+        image
+    } else {
+        across = resize_rows(image, width, filter);
+        &across
+    };
+    if image.height() == height { image.clone() } else { resize_columns(image, height, filter) }
+}
+
+/// Resizes maps by Pillow's nearest neighbour (mode `F`).
+///
+/// # Panics
+/// If the maps have no pixels and the result would have some.
+pub fn nearest_maps(maps: &Maps, height: usize, width: usize) -> Maps {
+    let rows = nearest_indices(maps.height(), height);
+    let columns = nearest_indices(maps.width(), width);
+    let mut data = Vec::with_capacity(maps.channels() * height * width);
+    for channel in 0..maps.channels() {
+        data.extend(super::gather(maps.channel(channel), maps.width(), &rows, &columns));
+    }
+    Maps::new(maps.channels(), height, width, data)
+}
+
+/// The places are summed up one by one as Pillow does; the closed form rounds other places down (SPEC 0.3).
+pub(super) fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
+    assert!(from > 0 || to == 0, "there is nothing to pick from");
+    let step = from as f64 / to as f64;
+    let mut place = step * 0.5;
+    (0..to)
+        .map(|_| {
+            let index = (place as usize).min(from - 1);
+            place += step;
+            index
+        })
+        .collect()
+}
+
+/// The window of one output place: the first source place and one quantised weight per source place.
+struct Window {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+fn windows(from: usize, to: usize, filter: Filter) -> Vec<Window> {
+    assert!(from > 0 || to == 0, "there is nothing to resize");
+    let scale = from as f64 / to as f64;
+    let filter_scale = scale.max(1.0);
+    let support = filter.support() * filter_scale;
+    let per_filter_scale = 1.0 / filter_scale;
+    (0..to)
+        .map(|x| {
+            let centre = (x as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let raw: Vec<f64> =
+                (first..end).map(|place| filter.weight((place as f64 - centre + 0.5) * per_filter_scale)).collect();
+            let sum: f64 = raw.iter().sum();
+            let quantise = |weight: f64| {
+                let scaled = if sum == 0.0 { weight } else { weight / sum } * f64::from(1 << PRECISION_BITS);
+                if weight < 0.0 { (scaled - 0.5) as i32 } else { (scaled + 0.5) as i32 }
+            };
+            Window { first, weights: raw.iter().map(|&weight| quantise(weight)).collect() }
+        })
+        .collect()
+}
+
+fn round(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+fn resize_rows(image: &Rgb, width: usize, filter: Filter) -> Rgb {
+    let windows = windows(image.width(), width, filter);
+    let mut data = Vec::with_capacity(image.height() * width * 3);
+    for row in image.data().chunks_exact(image.width() * 3) {
+        for window in &windows {
+            let mut sums = [1 << (PRECISION_BITS - 1); 3];
+            for (pixel, &weight) in row[window.first * 3..].chunks_exact(3).zip(&window.weights) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(value) * weight;
+                }
+            }
+            data.extend(sums.map(round));
+        }
+    }
+    Rgb::new(image.height(), width, data)
+}
+
+fn resize_columns(image: &Rgb, height: usize, filter: Filter) -> Rgb {
+    let row_length = image.width() * 3;
+    let mut data = Vec::with_capacity(height * row_length);
+    let mut sums = vec![0; row_length];
+    for window in windows(image.height(), height, filter) {
+        sums.fill(1 << (PRECISION_BITS - 1));
+        for (row, &weight) in image.data()[window.first * row_length..].chunks_exact(row_length).zip(&window.weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        data.extend(sums.iter().map(|&sum| round(sum)));
+    }
+    Rgb::new(height, image.width(), data)
+}
