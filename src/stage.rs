@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::kind::Kind;
-use crate::store::manifest::{Entry, Manifest};
+use crate::store::manifest::{Entry, Manifest, bucket_of};
 
 /// One input of a kind of stage.
 #[derive(Clone, Copy, Debug)]
@@ -344,6 +344,11 @@ impl Ctx<'_> {
     /// Says what the user should know.
     pub fn warn(&self, message: impl Into<String>) {
         (self.report)(Report::Warning(message.into()));
+    }
+
+    /// Whether the image falls into this action's shard; always true for `Whole` work. Parts of [`Ctx::shards`] can hold others.
+    pub fn in_shard(&self, id: &str) -> bool {
+        self.shard.is_none_or(|(bucket, buckets)| bucket_of(id, buckets) == bucket)
     }
 
     /// Returns the parts of the artifact on `port` that this action needs: those that meet its shard, or all shards.

@@ -1,10 +1,20 @@
 //! Every kind of stage, and the catalogue of them. Stages know the door and the craft; they never know the engine.
 
+pub mod debug;
 pub mod io;
 
-use crate::stage::StageKind;
+use crate::stage::{Listed, StageKind};
 
 /// Returns every kind of stage, in the order in which users meet them.
 pub fn catalog() -> &'static [&'static dyn StageKind] {
-    &[]
+    &[
+        &Listed::<debug::Items>::NEW,
+        &Listed::<debug::Copy>::NEW,
+        &Listed::<debug::Concat>::NEW,
+        &Listed::<debug::Seed>::NEW,
+        &Listed::<debug::Fail>::NEW,
+        &Listed::<debug::Panic>::NEW,
+        &Listed::<debug::Sleep>::NEW,
+        &Listed::<debug::Metrics>::NEW,
+    ]
 }

@@ -1,0 +1,382 @@
+//! `debug.*`: test furniture, so that the engine is tried out in milliseconds. Reads only what `debug.*` stages wrote.
+//!
+//! A shard is a JSON map from id to text; a whole artifact is one part, `text.txt`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::kind::Kind;
+use crate::stage::{
+    Ctx, Inputs, NotInKey, Output, Port, SourceFile, SourceItem, Sources, Spec, Stage, StageError, Work,
+};
+
+/// The kinds that are spread over shards.
+const PER_IMAGE: &[Kind] = &[Kind::ImageSet, Kind::CamSet, Kind::SeedSet, Kind::MaskSet, Kind::ScoreSet];
+/// Every kind.
+const ANY: &[Kind] = &[
+    Kind::ImageSet,
+    Kind::Weights,
+    Kind::CamSet,
+    Kind::SeedSet,
+    Kind::MaskSet,
+    Kind::ScoreSet,
+    Kind::Metrics,
+    Kind::Files,
+];
+/// Three optional ports that take anything.
+const ANY_PORTS: &[Port] = &[
+    Port { name: "a", takes: ANY, optional: true, about: "anything" },
+    Port { name: "b", takes: ANY, optional: true, about: "anything" },
+    Port { name: "c", takes: ANY, optional: true, about: "anything" },
+];
+/// The part that a whole artifact of this file consists of.
+const TEXT: &str = "text.txt";
+
+fn decode(bytes: &[u8]) -> Result<BTreeMap<String, String>, StageError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| StageError::data(format!("this is no shard of a debug stage: {error}")))
+}
+
+fn encode(items: &BTreeMap<String, String>) -> Output {
+    let bytes = serde_json::to_vec(items).expect("texts are JSON");
+    Output::shard(items.keys().cloned().collect(), bytes)
+}
+
+/// Returns the texts on a port that fall into the shard of `ctx`.
+fn texts(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, String>, StageError> {
+    let mut all = BTreeMap::new();
+    for entry in ctx.shards(port) {
+        all.extend(decode(&ctx.access.entry(entry)?)?.into_iter().filter(|(id, _)| ctx.in_shard(id)));
+    }
+    Ok(all)
+}
+
+/// Returns everything on all ports as one text.
+fn everything(ctx: &Ctx<'_>) -> Result<String, StageError> {
+    let mut text = String::new();
+    for (port, manifest) in &ctx.inputs.ports {
+        if manifest.buckets.is_some() {
+            for (id, item) in texts(ctx, port)? {
+                text.push_str(&format!("{id}={item};"));
+            }
+        } else {
+            for entry in manifest.entries.values() {
+                text.push_str(&String::from_utf8_lossy(&ctx.access.entry(entry)?));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// `debug.items`: a folder of text files as a set of items.
+pub struct Items;
+
+/// Parameters of `debug.items`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsParams {
+    /// Folder whose files are the items; a file's stem is its id.
+    pub folder: PathBuf,
+}
+
+impl Stage for Items {
+    type Params = ItemsParams;
+    const SPEC: Spec = Spec {
+        name: "debug.items",
+        about: "A folder of text files as a set of items, to try out the engine",
+        revision: 1,
+        inputs: &[],
+        output: Kind::ImageSet,
+        work: Work::PerImage,
+        seeded: false,
+    };
+
+    fn sources(params: &Self::Params, _inputs: &Inputs) -> Result<Sources, StageError> {
+        let mut items = Vec::new();
+        for entry in fs_err::read_dir(&params.folder)? {
+            let path = entry?.path();
+            let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            let id = stem.to_owned();
+            items.push(SourceItem { id, files: vec![SourceFile { role: "text".into(), path }], facts: Value::Null });
+        }
+        items.sort_by(|one, other| one.id.cmp(&other.id));
+        if items.is_empty() {
+            return Err(StageError::data_help(
+                format!("the folder `{}` has no files", params.folder.display()),
+                "give a folder with at least one file",
+            ));
+        }
+        Ok(Sources { items, ..Sources::default() })
+    }
+
+    fn run(_params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let mut items = BTreeMap::new();
+        for item in ctx.items {
+            ctx.check_cancelled()?;
+            let Some(file) = item.file("text") else { continue };
+            items.insert(item.id.clone(), String::from_utf8_lossy(&ctx.access.content(file.digest)?).into_owned());
+        }
+        Ok(encode(&items))
+    }
+}
+
+/// `debug.copy`: items as they come, with a suffix.
+pub struct Copy;
+
+/// Parameters of `debug.copy`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CopyParams {
+    /// Written behind every item.
+    #[serde(default)]
+    pub suffix: String,
+    /// Part of the key without any effect on the result.
+    #[serde(default)]
+    pub note: i64,
+    /// Milliseconds to wait in every shard; not part of the key.
+    #[serde(default)]
+    pub wait: NotInKey<u64>,
+    /// Refuses the shard that has this item.
+    #[serde(default)]
+    pub refuse: Option<String>,
+}
+
+impl Stage for Copy {
+    type Params = CopyParams;
+    const SPEC: Spec = Spec {
+        name: "debug.copy",
+        about: "Items as they come, with a suffix, to try out the engine",
+        revision: 1,
+        inputs: &[
+            Port { name: "a", takes: PER_IMAGE, optional: false, about: "items" },
+            Port {
+                name: "b",
+                takes: PER_IMAGE,
+                optional: true,
+                about: "items whose text is added behind those of `a`",
+            },
+        ],
+        output: Kind::ImageSet,
+        work: Work::PerImage,
+        seeded: false,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let mut items = texts(ctx, "a")?;
+        let behind = texts(ctx, "b")?;
+        std::thread::sleep(Duration::from_millis(params.wait.0));
+        if let Some(id) = params.refuse.as_ref().filter(|id| items.contains_key(*id)) {
+            return Err(StageError::data(format!("item `{id}` is refused")));
+        }
+        for (id, item) in &mut items {
+            item.push_str(behind.get(id).map_or("", String::as_str));
+            item.push_str(&params.suffix);
+        }
+        ctx.progress(items.len(), items.len(), "items");
+        Ok(encode(&items))
+    }
+}
+
+/// Parameters of the stages that make one text.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextParams {
+    /// A text, put in front.
+    #[serde(default)]
+    pub text: String,
+    /// Part of the key without any effect on the result.
+    #[serde(default)]
+    pub note: i64,
+}
+
+/// `debug.concat`: everything on the ports as one text.
+pub struct Concat;
+
+impl Stage for Concat {
+    type Params = TextParams;
+    const SPEC: Spec = Spec {
+        name: "debug.concat",
+        about: "Everything on the ports as one text, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: false,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let text = params.text.clone() + &everything(ctx)?;
+        Ok(Output::whole(Value::Null, TEXT, text.into_bytes()))
+    }
+}
+
+/// `debug.seed`: its seed as a text.
+pub struct Seed;
+
+impl Stage for Seed {
+    type Params = TextParams;
+    const SPEC: Spec = Spec {
+        name: "debug.seed",
+        about: "The seed that the stage was given as a text, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: true,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        Ok(Output::whole(Value::Null, TEXT, format!("{}{}", params.text, ctx.seed).into_bytes()))
+    }
+}
+
+/// `debug.fail`: fails.
+pub struct Fail;
+
+/// Parameters of `debug.fail` and `debug.panic`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailParams {
+    /// What it says.
+    #[serde(default = "default_message")]
+    pub message: String,
+    /// A file; while it exists the stage does not fail. Not part of the key.
+    #[serde(default)]
+    pub unless: NotInKey<Option<PathBuf>>,
+}
+
+fn default_message() -> String {
+    "it was told to".to_owned()
+}
+
+impl FailParams {
+    fn passes(&self) -> bool {
+        self.unless.0.as_ref().is_some_and(|path| path.exists())
+    }
+}
+
+impl Stage for Fail {
+    type Params = FailParams;
+    const SPEC: Spec = Spec {
+        name: "debug.fail",
+        about: "Fails, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: false,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let text = everything(ctx)?;
+        if params.passes() {
+            return Ok(Output::whole(Value::Null, TEXT, text.into_bytes()));
+        }
+        Err(StageError::data_help(params.message.clone(), "take the stage out"))
+    }
+}
+
+/// `debug.panic`: panics.
+pub struct Panic;
+
+impl Stage for Panic {
+    type Params = FailParams;
+    const SPEC: Spec = Spec {
+        name: "debug.panic",
+        about: "Panics, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: false,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let text = everything(ctx)?;
+        assert!(params.passes(), "{}", params.message);
+        Ok(Output::whole(Value::Null, TEXT, text.into_bytes()))
+    }
+}
+
+/// `debug.sleep`: takes its time.
+pub struct Sleep;
+
+/// Parameters of `debug.sleep`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SleepParams {
+    /// How long, in seconds.
+    pub seconds: f64,
+}
+
+impl Stage for Sleep {
+    type Params = SleepParams;
+    const SPEC: Spec = Spec {
+        name: "debug.sleep",
+        about: "Takes its time, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: false,
+    };
+
+    fn check(params: &Self::Params) -> Result<(), StageError> {
+        if (0.0..=3600.0).contains(&params.seconds) {
+            return Ok(());
+        }
+        Err(StageError::parameter("seconds", "must lie between 0 and 3600"))
+    }
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let text = everything(ctx)?;
+        let started = Instant::now();
+        while started.elapsed().as_secs_f64() < params.seconds {
+            ctx.check_cancelled()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(Output::whole(Value::Null, TEXT, text.into_bytes()))
+    }
+}
+
+/// `debug.metrics`: a table of metrics with the values it is told.
+pub struct Metrics;
+
+/// Parameters of `debug.metrics`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsParams {
+    /// Mean intersection over union, 0 to 1.
+    #[serde(default)]
+    pub miou: f64,
+    /// Mean precision, 0 to 1.
+    #[serde(default)]
+    pub precision: f64,
+    /// Mean recall, 0 to 1.
+    #[serde(default)]
+    pub recall: f64,
+}
+
+impl Stage for Metrics {
+    type Params = MetricsParams;
+    const SPEC: Spec = Spec {
+        name: "debug.metrics",
+        about: "A table of metrics with the values it is told, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Metrics,
+        work: Work::Whole,
+        seeded: false,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        everything(ctx)?;
+        let table = json!({ "miou": params.miou, "precision": params.precision, "recall": params.recall });
+        Ok(Output::whole(Value::Null, "metrics.json", table.to_string().into_bytes()))
+    }
+}
