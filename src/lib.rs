@@ -6,6 +6,8 @@ pub mod diag;
 pub mod digest;
 pub mod image;
 pub mod kind;
+#[cfg(feature = "nn")]
+pub mod nn;
 pub mod pipeline;
 pub mod plan;
 pub mod report;

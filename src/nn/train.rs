@@ -1,0 +1,224 @@
+//! The training loop: seeded order, batches decoded while a step runs, loss, optimiser, reports. Knows no network, no data
+//! set and no engine; they come in as closures.
+
+use std::sync::mpsc::sync_channel;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::digest::Digest;
+use crate::nn::optim::{Optimizer, Schedule};
+use crate::nn::pass::Pass;
+
+/// The frame of a training.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Number of items (images).
+    pub items: usize,
+    /// Items in a batch.
+    pub batch: usize,
+    /// How often each item is seen.
+    pub epochs: usize,
+    /// Whether a last, smaller batch of each epoch is left out.
+    pub drop_last: bool,
+    /// Learning rate of a group with rate 1.
+    pub rate: f64,
+    /// How it moves.
+    pub schedule: Schedule,
+    /// Steps over which it rises at first.
+    pub warmup: usize,
+    /// The seed of order, augmentation and dropout.
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// Returns the number of steps in an epoch, at least one.
+    pub fn steps_per_epoch(&self) -> usize {
+        let batch = self.batch.max(1);
+        if self.drop_last && self.items >= batch { self.items / batch } else { self.items.div_ceil(batch) }.max(1)
+    }
+
+    /// Returns the number of steps in all.
+    pub fn steps(&self) -> usize {
+        self.steps_per_epoch() * self.epochs
+    }
+
+    /// Returns the items in the order in which an epoch sees them.
+    pub fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut random = generator(self.seed, "order", epoch, 0);
+        let mut order: Vec<usize> = (0..self.items).collect();
+        for i in (1..order.len()).rev() {
+            // The remainder's bias is below 2^-32 for any number of images that there can be.
+            order.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
+        }
+        order
+    }
+}
+
+/// One item to be loaded.
+pub struct Sample {
+    /// Which item.
+    pub index: usize,
+    /// In which epoch, from 0.
+    pub epoch: usize,
+    /// Random numbers of its own: the same for the same seed, epoch and index, whatever else happens.
+    pub random: ChaCha8Rng,
+}
+
+/// Where a training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The step, from 0.
+    pub step: usize,
+    /// The number of steps in all.
+    pub steps: usize,
+    /// The epoch, from 0.
+    pub epoch: usize,
+}
+
+/// What a training has to say. Losses are means over the steps since the last report.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Mean loss.
+    pub loss: f64,
+    /// Learning rate of a group with rate 1.
+    pub rate: f64,
+}
+
+/// What a training is connected to.
+pub struct Hooks<'a> {
+    /// Called every [`REPORT_EVERY`] steps and at the end.
+    pub report: &'a dyn Fn(Progress),
+    /// Asked before every step.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+/// Steps between two reports. Reading a loss waits for the device, so it is not done at every step.
+pub const REPORT_EVERY: usize = 10;
+
+/// Why a training ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError<E> {
+    /// The user asked for it.
+    #[error("stopped")]
+    Cancelled,
+    /// The loss is no number any more.
+    #[error("the loss is {value} at step {step} of {steps}")]
+    NotFinite {
+        /// The first such step, counted from 1.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// There is nothing to train on.
+    #[error("there is no image to train on")]
+    Empty,
+    /// An item could not be loaded.
+    #[error(transparent)]
+    Load(E),
+}
+
+/// Returns a generator for one purpose.
+pub fn generator(seed: u64, purpose: &str, epoch: usize, index: usize) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(Digest::of(format!("{seed}/{purpose}/{epoch}/{index}").as_bytes()).to_u64())
+}
+
+/// Trains `model` and returns it, without automatic differentiation, ready for inference.
+///
+/// `load` makes one item, on threads, ahead of the step that needs it. `loss` runs the network on one batch and returns the
+/// loss, `[1]`. Parameters that shall not train are frozen beforehand ([`crate::nn::params::set_trainable`]).
+///
+/// The result depends on the recipe, the optimiser, the initial values and the closures; not on the number of threads that
+/// load.
+///
+/// # Errors
+/// If the user stops it, an item cannot be loaded, or the loss is not finite.
+pub fn fit<M, T, E>(
+    model: M,
+    recipe: &Recipe,
+    optimizer: &mut Optimizer,
+    hooks: &Hooks<'_>,
+    load: impl Fn(Sample) -> Result<T, E> + Sync,
+    mut loss: impl FnMut(&M, Vec<T>, &Pass, Position) -> Tensor<1>,
+) -> Result<M, TrainError<E>>
+where
+    M: Module,
+    T: Send,
+    E: Send,
+{
+    if recipe.items == 0 {
+        return Err(TrainError::Empty);
+    }
+    let steps = recipe.steps();
+    let mut meter = Meter { pending: Vec::new(), steps };
+    std::thread::scope(|scope| {
+        let mut model = model.train();
+        let (sender, receiver) = sync_channel(2);
+        let load = &load;
+        scope.spawn(move || {
+            for epoch in 0..recipe.epochs {
+                let order = recipe.order(epoch);
+                for indices in order.chunks(recipe.batch.max(1)).take(recipe.steps_per_epoch()) {
+                    let items: Result<Vec<T>, E> = indices
+                        .par_iter()
+                        .map(|&index| {
+                            let random = generator(recipe.seed, "item", epoch, index);
+                            load(Sample { index, epoch, random })
+                        })
+                        .collect();
+                    let failed = items.is_err();
+                    if sender.send((epoch, items)).is_err() || failed {
+                        return;
+                    }
+                }
+            }
+        });
+        for step in 0..steps {
+            if (hooks.cancelled)() {
+                return Err(TrainError::Cancelled);
+            }
+            // The loader ends early only after an error that it has sent, or by a panic that the scope passes on.
+            let Ok((epoch, items)) = receiver.recv() else { return Err(TrainError::Cancelled) };
+            let items = items.map_err(TrainError::Load)?;
+            let pass = Pass::training(generator(recipe.seed, "dropout", 0, step).next_u64());
+            let value = loss(&model, items, &pass, Position { step, steps, epoch });
+            meter.pending.push((step, value.clone().inner()));
+            let rate = recipe.rate * recipe.schedule.factor(step, steps, recipe.warmup);
+            model = optimizer.step(model, value.backward(), rate);
+            if (step + 1) % REPORT_EVERY == 0 || step + 1 == steps {
+                let loss = meter.read()?;
+                (hooks.report)(Progress { done: step + 1, steps, loss, rate });
+            }
+        }
+        Ok(model.valid())
+    })
+}
+
+/// Losses that have not been read from the device yet.
+struct Meter {
+    pending: Vec<(usize, Tensor<1>)>,
+    steps: usize,
+}
+
+impl Meter {
+    fn read<E>(&mut self) -> Result<f64, TrainError<E>> {
+        let (count, mut sum) = (self.pending.len() as f64, 0.0);
+        for (step, loss) in self.pending.drain(..) {
+            let value: f32 = loss.into_scalar();
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { step: step + 1, steps: self.steps, value });
+            }
+            sum += f64::from(value);
+        }
+        Ok(sum / count)
+    }
+}
