@@ -9,13 +9,11 @@ use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::maps::ImageMaps;
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
 use crate::artifact::{images, maps, masks, weights};
+use crate::data::{Problem, count, listed};
 use crate::image::{LabelMap, Rgb, codec};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, StageError};
 use crate::store::manifest::{Entry, Manifest, bucket_of};
-
-/// How many image ids an error lists before it only counts the rest.
-const LISTED: usize = 5;
 
 /// Reads the images on `port`, sorted by id.
 pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> {
@@ -217,18 +215,10 @@ pub fn of_image<'map, T>(found: &'map BTreeMap<String, T>, id: &str, port: &str)
     found.get(id).ok_or_else(|| StageError::data(format!("image `{id}` is missing on port `{port}`")))
 }
 
-/// Lists the first few ids, in backticks, and counts the rest.
-pub fn listed(ids: &[&str]) -> String {
-    let mut text: Vec<String> = ids.iter().take(LISTED).map(|id| format!("`{id}`")).collect();
-    if ids.len() > LISTED {
-        text.push(format!("and {} more", ids.len() - LISTED));
+impl From<Problem> for StageError {
+    fn from(problem: Problem) -> Self {
+        Self::Data { message: problem.message, help: problem.help }
     }
-    text.join(", ")
-}
-
-/// Returns a number with its noun: `1 image`, `3 images`.
-pub fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn in_action(ctx: &Ctx<'_>, id: &str) -> bool {
