@@ -8,6 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::ColorJitter;
+use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb};
 use crate::image::{LabelMap, Maps, Rgb};
 
 /// Means of the red, green and blue channel over ImageNet, in [0, 1] (SPEC 0.1).
@@ -73,8 +74,8 @@ impl Augmentation {
             );
         }
         let (height, width) = self.scale.draw(image.height(), image.width(), rng);
-        let mut image = resize_image(image, height, width);
-        let mut mask = mask.map(|mask| resize_mask(mask, height, width));
+        let mut image = resize_rgb(image, height, width, Filter::PillowBicubic);
+        let mut mask = mask.map(|mask| nearest_mask(mask, height, width, Nearest::Pillow));
         if self.flip > 0.0 && rng.random_bool(self.flip.min(1.0)) {
             image = flip_image(&image);
             mask = mask.as_ref().map(flip_mask);
@@ -204,28 +205,6 @@ pub fn flip_mask(mask: &LabelMap) -> LabelMap {
 pub fn flip_maps(maps: &Maps) -> Maps {
     let data = maps.data().chunks_exact(maps.width()).flat_map(|row| row.iter().rev().copied()).collect();
     Maps::new(maps.channels(), maps.height(), maps.width(), data)
-}
-
-/// Resizes an image. Stands in until the image room has Pillow's filters.
-fn resize_image(image: &Rgb, height: usize, width: usize) -> Rgb {
-    if (height, width) == (image.height(), image.width()) {
-        return image.clone();
-    }
-    let mut data = Vec::with_capacity(height * width * 3);
-    for row in 0..height {
-        for column in 0..width {
-            data.extend(image.pixel(row * image.height() / height, column * image.width() / width));
-        }
-    }
-    Rgb::new(height, width, data)
-}
-
-/// Resizes a mask. Stands in until the image room has Pillow's filters.
-fn resize_mask(mask: &LabelMap, height: usize, width: usize) -> LabelMap {
-    let data = (0..height * width)
-        .map(|index| mask.label(index / width * mask.height() / height, index % width * mask.width() / width))
-        .collect();
-    LabelMap::new(height, width, data)
 }
 
 #[cfg(test)]

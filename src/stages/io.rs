@@ -13,14 +13,14 @@ use crate::data::{Problem, count, listed};
 use crate::image::{LabelMap, Rgb, codec};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, StageError};
-use crate::store::manifest::{Entry, Manifest, bucket_of};
+use crate::store::manifest::{Entry, Manifest};
 
 /// Reads the images on `port`, sorted by id.
 pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> {
     let mut found = Vec::new();
     for entry in ctx.shards(port) {
         let shard = images::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
-        found.extend(shard.into_iter().filter(|image| in_action(ctx, &image.id)));
+        found.extend(shard.into_iter().filter(|image| ctx.in_shard(&image.id)));
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(found)
@@ -39,7 +39,7 @@ pub fn maps(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, ImageMaps>, St
 /// The shards are `ctx.shards(port)`.
 pub fn maps_in(ctx: &Ctx<'_>, port: &str, entry: &Entry) -> Result<Vec<ImageMaps>, StageError> {
     let mut shard = maps::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
-    shard.retain(|image| in_action(ctx, &image.id));
+    shard.retain(|image| ctx.in_shard(&image.id));
     Ok(shard)
 }
 
@@ -55,7 +55,7 @@ pub fn masks(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, LabelMap>, St
 /// Reads the masks of one shard on `port`.
 pub fn masks_in(ctx: &Ctx<'_>, port: &str, entry: &Entry) -> Result<Vec<(String, LabelMap)>, StageError> {
     let mut shard = masks::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
-    shard.retain(|(id, _)| in_action(ctx, id));
+    shard.retain(|(id, _)| ctx.in_shard(id));
     Ok(shard)
 }
 
@@ -219,10 +219,6 @@ impl From<Problem> for StageError {
     fn from(problem: Problem) -> Self {
         Self::Data { message: problem.message, help: problem.help }
     }
-}
-
-fn in_action(ctx: &Ctx<'_>, id: &str) -> bool {
-    ctx.shard.is_none_or(|(bucket, buckets)| bucket_of(id, buckets) == bucket)
 }
 
 fn on_port(port: &str, error: &str) -> StageError {
