@@ -364,7 +364,7 @@ impl Object {
             }
             (form.inside)(u, v).then(|| {
                 // The faint texture of the body is all that it says about the class.
-                let faint = if self.class % 2 == 0 { wave(u * 2.2) } else { wave(v * 2.2) };
+                let faint = if self.class.is_multiple_of(2) { wave(u * 2.2) } else { wave(v * 2.2) };
                 let rough = self.noise.at(u * 0.5 + 0.5, v * 0.5 + 0.5);
                 scaled(self.body, 1.0 + 0.07 * faint + 0.16 * rough)
             })
