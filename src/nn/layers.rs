@@ -5,6 +5,8 @@ use burn::module::{Module, Param, RunningState};
 use burn::tensor::module;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, InterpolateMode, InterpolateOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::nn::pass::Pass;
 
@@ -292,6 +294,49 @@ impl GroupNorm {
         let normal = (centred / (variance + self.epsilon).sqrt()).reshape([batch, channels, height, width]);
         let shape = [1, channels, 1, 1];
         normal * self.weight.val().reshape(shape) + self.bias.val().reshape(shape)
+    }
+}
+
+/// Which normalisation a network of the ResNet family is built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Batch norm with the statistics that came with the weights, never changed: for weights trained elsewhere
+    Frozen,
+    /// Batch norm with the batch's statistics in training: for training from the seed
+    Batch,
+    /// Group norm with 8 channels a group at least, 32 groups at most: independent of the batch
+    Group,
+}
+
+/// A normalisation of `[B, C, H, W]`. Its tensors have the same names whichever it is.
+#[derive(Module, Debug)]
+pub enum Norm {
+    /// Batch norm.
+    Batch(BatchNorm),
+    /// Group norm.
+    Group(GroupNorm),
+}
+
+impl Norm {
+    /// Builds the layer.
+    pub fn new(channels: usize, kind: NormKind, device: &Device) -> Self {
+        match kind {
+            NormKind::Frozen => Self::Batch(BatchNorm::new(channels, Statistics::Frozen, device)),
+            NormKind::Batch => Self::Batch(BatchNorm::new(channels, Statistics::Batch, device)),
+            NormKind::Group => {
+                let groups = (1..=32.min(channels / 8).max(1)).rev().find(|groups| channels.is_multiple_of(*groups));
+                Self::Group(GroupNorm::new(groups.unwrap_or(1), channels, 1e-5, device))
+            }
+        }
+    }
+
+    /// Applies a convolution and then this norm, in one pass where that is possible.
+    pub fn after(&self, convolution: &Conv2d, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) => convolution.forward_norm(norm, x, pass),
+            Self::Group(norm) => norm.forward(convolution.forward(x)),
+        }
     }
 }
 

@@ -8,4 +8,5 @@ pub mod loss;
 pub mod optim;
 pub mod params;
 pub mod pass;
+pub mod resnet;
 pub mod train;
