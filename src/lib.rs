@@ -6,6 +6,7 @@ pub mod diag;
 pub mod digest;
 pub mod image;
 pub mod kind;
+pub mod metric;
 #[cfg(feature = "nn")]
 pub mod nn;
 pub mod pipeline;
