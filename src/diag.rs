@@ -29,8 +29,11 @@ impl Span {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// Returns `file:line`, as printed behind a changed parameter.
+    /// Returns `file:line`, as printed behind a changed parameter; `--set` alone for what the command line says.
     pub fn place(&self) -> String {
+        if self.source.name == "--set" {
+            return self.source.name.clone();
+        }
         format!("{}:{}", self.source.name, self.line_column().0)
     }
 }

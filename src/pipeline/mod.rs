@@ -1,10 +1,12 @@
 //! A pipeline file as its author wrote it: every word with its place. Knows no kinds and no graph.
 
+mod overrides;
+mod parse;
 mod texts;
+mod variables;
 
+pub use parse::parse;
 pub use texts::Texts;
-
-use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -31,8 +33,8 @@ pub struct Pipeline<'text> {
 pub struct StageDecl<'text> {
     /// Its name.
     pub name: Word,
-    /// The word behind `kind =`.
-    pub kind: Word,
+    /// The word behind `kind =`; absent after a fault.
+    pub kind: Option<Word>,
     /// `inputs`: port and stage, in order of the file.
     pub inputs: Vec<(Word, Word)>,
     /// Everything else; ranges count over the [`Texts`].
@@ -49,6 +51,3 @@ pub struct Word {
     /// Where it stands.
     pub span: Span,
 }
-
-/// A range over all texts laid end to end, as [`Texts`] counts.
-pub type Place = Range<usize>;

@@ -41,6 +41,12 @@ impl Texts {
         self.sources[1..].iter().map(|(start, source)| (*start, source))
     }
 
+    /// Returns where a span lies over all texts, the reverse of [`Self::span`].
+    pub fn place(&self, span: &Span) -> Option<usize> {
+        let (start, _) = self.sources.iter().find(|(_, source)| Arc::ptr_eq(source, &span.source))?;
+        Some(start + span.range.start)
+    }
+
     /// Returns the text and the range within it.
     pub fn span(&self, place: Range<usize>) -> Span {
         let index = self.sources.partition_point(|(start, _)| *start <= place.start) - 1;

@@ -1,6 +1,9 @@
 //! The checked graph of steps in a fixed order: what a pipeline file means.
 
+pub mod graph;
 mod lower;
+mod params;
+pub mod shape;
 
 pub use lower::lower;
 
@@ -9,14 +12,30 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::diag::{Diagnostic, Span};
+use crate::pipeline::{self, Texts};
 use crate::stage::{StageKind, StageRun};
 
 /// Reads a pipeline file, puts the `--set` arguments (`PATH=VALUE`) in place, and checks it against the catalogue.
 ///
 /// # Errors
 /// Everything that is wrong with the file and the arguments, in order of the file.
-pub fn load(_path: &Path, _overrides: &[String], _catalog: &[&'static dyn StageKind]) -> Result<Plan, Vec<Diagnostic>> {
-    Err(vec![Diagnostic::new("not built yet")])
+pub fn load(path: &Path, overrides: &[String], catalog: &[&'static dyn StageKind]) -> Result<Plan, Vec<Diagnostic>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let name = path.display();
+        let fault = Diagnostic::new(format!("the pipeline file `{name}` cannot be read: {}", plain(&error)));
+        vec![match error.kind() {
+            std::io::ErrorKind::NotFound => fault.help("paths are relative to the working directory"),
+            _ => fault,
+        }]
+    })?;
+    let texts = Texts::new(path.display().to_string(), text, overrides);
+    lower(pipeline::parse(&texts)?, catalog)
+}
+
+/// Returns an error of the operating system without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// A checked pipeline: every port connected to a step of a kind it takes, no cycle, every parameter read.
