@@ -93,7 +93,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
-        .filter(|(distance, name)| *distance <= 1 + word.len().max(name.len()) / 4)
+        .filter(|(distance, name)| *distance <= 1 + word.len().max(name.len()) / 4 && *distance < name.len())
         .min()
         .map(|(_, name)| name)
 }
@@ -108,6 +108,7 @@ mod tests {
         assert_eq!(nearest("backgruond", known), Some("background"));
         assert_eq!(nearest("epoch", known), Some("epochs"));
         assert_eq!(nearest("momentum", known), None);
+        assert_eq!(nearest("c", ["a", "b"]), None);
     }
 
     #[test]

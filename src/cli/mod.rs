@@ -92,7 +92,7 @@ impl Failure {
     fn draw(&self, colour: bool) -> String {
         match self {
             Self::Diagnostics(diagnostics) => draw::diagnostics(diagnostics, colour),
-            Self::Message { message, help, .. } => draw::failure(message, help.as_deref(), colour),
+            Self::Message { message, help, .. } => draw::failure(message, help.as_slice(), colour),
         }
     }
 

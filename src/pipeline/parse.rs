@@ -229,18 +229,23 @@ fn syntax(errors: &[toml::de::Error], root: &DeTable<'_>, texts: &Texts) -> Vec<
 
 /// Says that a key or a table stands twice, and where it stood first.
 fn duplicate(place: Range<usize>, is_header: bool, root: &DeTable<'_>, texts: &Texts) -> Diagnostic {
-    let word = texts.file().text[place.clone()].trim_matches(['"', '\'']);
-    let mut places = Vec::new();
-    places_of(word, root, &mut places);
-    // A table's first header is the first word of this kind under `stages`; a key's twin is the last one before it.
-    let stage = root.get("stages").and_then(|stages| stages.get_ref().as_table()?.get_key_value(word));
-    let (title, first) = match stage {
-        Some((key, _)) if is_header => (format!("stage `{word}` stands twice"), Some(key.span())),
-        _ if is_header => (format!("table `{word}` stands twice"), places.into_iter().min_by_key(|place| place.start)),
-        _ => {
-            let before = places.into_iter().filter(|other| other.start < place.start);
-            (format!("`{word}` stands twice in one table"), before.max_by_key(|place| place.start))
-        }
+    let text = &texts.file().text;
+    let word = text[place.clone()].trim_matches(['"', '\'']);
+    let (title, first) = if is_header {
+        // The parser keeps the later of two headers, so the first is looked for in the text.
+        let line_start = text[..place.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let header = text[line_start..].split_inclusive(']').next().unwrap_or_default().trim();
+        let what = if header.starts_with("[stages.") { "stage" } else { "table" };
+        let first = text[..line_start].find(header).map(|at| {
+            let start = at + header.rfind(word).unwrap_or(0);
+            start..start + word.len()
+        });
+        (format!("{what} `{word}` stands twice"), first)
+    } else {
+        let mut places = Vec::new();
+        places_of(word, root, &mut places);
+        let before = places.into_iter().filter(|other| other.start < place.start);
+        (format!("`{word}` stands twice in one table"), before.max_by_key(|place| place.start))
     };
     let fault = Diagnostic::new(title).at(texts.span(place), "here again");
     match first {

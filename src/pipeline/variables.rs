@@ -49,9 +49,15 @@ impl<'text> Variables<'text> {
                 Some(None) => true,
                 None => false,
             },
-            // No short cut: every fault is to be found.
-            DeValue::Array(array) => array.iter_mut().fold(true, |fine, element| self.fill(element) && fine),
-            DeValue::Table(table) => table.iter_mut().fold(true, |fine, (_, value)| self.fill(value) && fine),
+            DeValue::Array(array) => {
+                // Every element is looked at, so that every fault is found.
+                let faulty = array.iter_mut().filter_map(|element| (!self.fill(element)).then_some(())).count();
+                faulty == 0
+            }
+            DeValue::Table(table) => {
+                let faulty = table.iter_mut().filter_map(|(_, value)| (!self.fill(value)).then_some(())).count();
+                faulty == 0
+            }
             _ => true,
         }
     }

@@ -286,7 +286,12 @@ fn place(fault: &Diagnostic, texts: &Texts) -> usize {
 }
 
 fn one_of(kinds: &[Kind]) -> String {
-    kinds.iter().map(|kind| kind.article()).collect::<Vec<_>>().join(" or ")
+    let articles: Vec<&str> = kinds.iter().map(|kind| kind.article()).collect();
+    match articles.as_slice() {
+        [] => "nothing".to_owned(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
 }
 
 fn backticks(names: &[&str]) -> String {

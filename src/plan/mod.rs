@@ -3,7 +3,9 @@
 pub mod graph;
 mod lower;
 mod params;
+pub mod render;
 pub mod shape;
+pub mod svg;
 
 pub use lower::lower;
 

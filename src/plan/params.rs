@@ -142,7 +142,7 @@ impl Checker<'_> {
         if !allowed.types.is_empty() && !allowed.types.iter().any(fits) {
             let found = kind_of(value);
             let fault = Diagnostic::new(title(format!("must be {}, not {found}", allowed.described())));
-            return Some(fault.at(span.clone(), format!("this is {found}")));
+            return Some(fault.at(span.clone(), format!("expected {}", allowed.described())));
         }
         if let DeValue::String(word) = value
             && !allowed.words.is_empty()
@@ -246,7 +246,7 @@ fn with_about(fault: Diagnostic, path: &str, schema: &Value) -> Diagnostic {
 /// Returns the first sentence of a parameter's meaning, which holds its unit.
 fn about(path: &str, schema: &Value) -> Option<String> {
     let text = shape::description(schema)?.lines().next()?.trim_end_matches('.');
-    Some(format!("`{path}` is: {text}"))
+    Some(format!("`{path}`: {text}"))
 }
 
 fn join(path: &str, name: &str) -> String {

@@ -4,9 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::diag::{Diagnostic, Label, Source};
+
+/// Lines are cut at so many columns: far enough that only data in one endless line is.
+const WIDTH: usize = 1000;
 
 /// Returns all diagnostics as text, an empty line between two, ending with a line end.
 pub fn diagnostics(diagnostics: &[Diagnostic], colour: bool) -> String {
@@ -16,24 +19,23 @@ pub fn diagnostics(diagnostics: &[Diagnostic], colour: bool) -> String {
 
 /// Returns one diagnostic as text, ending with a line end.
 pub fn diagnostic(diagnostic: &Diagnostic, colour: bool) -> String {
-    let title = Level::ERROR.primary_title(&diagnostic.title);
-    let mut group: Group<'_> = match snippets(&diagnostic.labels) {
-        snippets if snippets.is_empty() => Group::with_title(title),
-        snippets => title.elements(snippets),
-    };
+    if diagnostic.labels.is_empty() {
+        return failure(&diagnostic.title, &diagnostic.help, colour);
+    }
+    let mut group = Level::ERROR.primary_title(&diagnostic.title).elements(snippets(&diagnostic.labels));
     for help in &diagnostic.help {
         group = group.element(Level::HELP.message(help));
     }
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let mut text = renderer.decor_style(DecorStyle::Unicode).term_width(usize::MAX).render(&[group]);
+    let mut text = renderer.decor_style(DecorStyle::Unicode).term_width(WIDTH).render(&[group]);
     text.push('\n');
     text
 }
 
 /// Returns a failure without a place in a text, ending with a line end.
-pub fn failure(message: &str, help: Option<&str>, colour: bool) -> String {
+pub fn failure(message: &str, help: &[String], colour: bool) -> String {
     let (error, hint, reset) = if colour { ("\x1b[1m\x1b[91m", "\x1b[1m\x1b[96m", "\x1b[0m") } else { ("", "", "") };
-    let help = help.map(|help| format!("{hint}help{reset}: {help}\n")).unwrap_or_default();
+    let help: String = help.iter().map(|help| format!("{hint}help{reset}: {help}\n")).collect();
     format!("{error}error{reset}: {message}\n{help}")
 }
 
