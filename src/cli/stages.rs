@@ -145,7 +145,7 @@ fn allowed(schema: &Value) -> String {
     }
     match (shape.minimum, shape.maximum) {
         // That a count is not negative goes without saying.
-        (Some(minimum), None) if minimum == 0.0 => text,
+        (Some(0.0), None) => text,
         (Some(minimum), None) => format!("{text} from {minimum}"),
         (Some(minimum), Some(maximum)) => format!("{text} from {minimum} to {maximum}"),
         (None, Some(maximum)) => format!("{text} up to {maximum}"),
