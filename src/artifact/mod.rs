@@ -6,4 +6,5 @@
 pub mod images;
 pub mod maps;
 pub mod masks;
+pub mod metrics;
 pub mod weights;

@@ -109,13 +109,13 @@ impl Sweep {
         Confusion::from_counts(self.classes, counts)
     }
 
-    /// Returns the scores at each threshold.
-    pub fn curve(&self) -> Vec<Point> {
+    /// Returns the scores of the first `classes` classes at each threshold.
+    pub fn curve(&self, classes: usize) -> Vec<Point> {
         self.thresholds
             .iter()
             .enumerate()
             .map(|(index, &threshold)| {
-                let scores = self.confusion(index).scores();
+                let scores = self.confusion(index).of_first(classes).scores();
                 Point { threshold, miou: scores.mean_iou, precision: scores.mean_precision, recall: scores.mean_recall }
             })
             .collect()

@@ -120,7 +120,7 @@ impl Stage for DatasetSynthetic {
     }
 
     fn meta(params: &Params, _inputs: &Inputs) -> Result<serde_json::Value, StageError> {
-        Ok(serde_json::json!({ "classes": class_names(params.classes), "split": params.split }))
+        Ok(serde_json::json!({ "classes": class_names(params.classes), "split": params.split, "truth": params.masks }))
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {

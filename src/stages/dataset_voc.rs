@@ -120,7 +120,7 @@ impl Stage for DatasetVoc {
 
     fn meta(params: &Params, _inputs: &Inputs) -> Result<serde_json::Value, StageError> {
         let classes = Layout::open(&params.root.0)?.classes()?;
-        Ok(serde_json::json!({ "classes": classes, "split": params.split }))
+        Ok(serde_json::json!({ "classes": classes, "split": params.split, "truth": params.masks.0.is_some() }))
     }
 
     fn run(_params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {

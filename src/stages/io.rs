@@ -115,6 +115,39 @@ pub fn truth(ctx: &Ctx<'_>, entry: &ImageEntry, class_count: usize) -> Result<Op
     Ok(Some(mask))
 }
 
+/// As [`truth`], of an image that must have ground truth.
+pub fn ground_truth(ctx: &Ctx<'_>, entry: &ImageEntry, class_count: usize) -> Result<LabelMap, StageError> {
+    truth(ctx, entry, class_count)?.ok_or_else(|| {
+        StageError::data_help(
+            format!("image `{}` has no ground-truth mask", entry.id),
+            "connect a set that has masks, such as a `dataset.voc` with `masks = \"SegmentationClass\"`",
+        )
+    })
+}
+
+/// Refuses maps of another size than their image, and maps of a class that is not in the class list.
+pub fn check_maps(maps: &ImageMaps, (height, width): (usize, usize), class_count: usize) -> Result<(), StageError> {
+    let id = &maps.id;
+    if (maps.high_res.height(), maps.high_res.width()) != (height, width) {
+        return Err(StageError::data_help(
+            format!(
+                "the maps of image `{id}` have {} x {} pixels and the image {width} x {height}",
+                maps.high_res.width(),
+                maps.high_res.height()
+            ),
+            "make the maps from the same images at their full size",
+        ));
+    }
+    match maps.classes.iter().find(|&&class| usize::from(class) + 1 >= class_count) {
+        Some(class) => Err(StageError::data(format!(
+            "the maps of image `{id}` have class {class}, but there are {} foreground classes, 0 to {}",
+            class_count - 1,
+            class_count - 2
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a mask of another size than its image, and a mask with an index that is neither a class nor 255.
 pub fn check_mask(
     mask: &LabelMap,

@@ -3,7 +3,11 @@
 mod dataset_synthetic;
 mod dataset_voc;
 pub mod debug;
+mod evaluate;
+mod fuse;
 pub mod io;
+mod mask_threshold;
+mod threshold_search;
 
 use crate::stage::{Listed, StageKind};
 
@@ -12,6 +16,12 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
     &[
         &Listed::<dataset_voc::DatasetVoc>::NEW,
         &Listed::<dataset_synthetic::DatasetSynthetic>::NEW,
+        &Listed::<fuse::Or>::NEW,
+        &Listed::<fuse::And>::NEW,
+        &Listed::<fuse::Average>::NEW,
+        &Listed::<mask_threshold::MaskThreshold>::NEW,
+        &Listed::<threshold_search::ThresholdSearch>::NEW,
+        &Listed::<evaluate::Evaluate>::NEW,
         &Listed::<debug::Items>::NEW,
         &Listed::<debug::Copy>::NEW,
         &Listed::<debug::Concat>::NEW,

@@ -1,0 +1,301 @@
+//! `cam.or`, `cam.and` and `cam.average`: two sets of class activation maps become one, pixel by pixel.
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::io;
+use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::image::Maps;
+use crate::image::resize::{Coordinates, interpolate_bilinear};
+use crate::kind::Kind;
+use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+
+/// What a result is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Normalisation {
+    /// Each class's map by its own largest value: how Eq. 1 of the paper reads most naturally
+    PerClass,
+    /// All maps of an image by the largest value among them, which keeps the ratios between classes
+    Global,
+    /// Nothing
+    None,
+}
+
+/// Whose choices fill the parameters that are not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Recipe {
+    /// The text of the paper
+    #[default]
+    Paper,
+    /// What the released programs do
+    Upstream,
+}
+
+/// Parameters.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    /// Whose choice of `normalisation` holds where it is not given. `paper`: `per_class` for OR and AND, `none` for the average.
+    /// `upstream`: `none` for OR and AND, `per_class` for the average; its programs also add 0.15 to the maps of a ViT, so
+    /// give `offset = 0.15` where `b` is one
+    #[serde(default)]
+    recipe: Recipe,
+    /// What the result is divided by; without it as `recipe` says
+    #[serde(default)]
+    normalisation: Option<Normalisation>,
+    /// Added to every value of `b` beforehand, without clipping (upstream: 0.15 for a ViT beside a ResNet)
+    #[serde(default)]
+    offset: f32,
+}
+
+const PORTS: &[Port] = &[
+    Port { name: "a", takes: &[Kind::CamSet], optional: false, about: "maps of one method" },
+    Port { name: "b", takes: &[Kind::CamSet], optional: false, about: "maps of another, for the same images" },
+];
+
+/// How two values become one.
+type Operation = fn(f32, f32) -> f32;
+
+/// The stage `cam.or`.
+pub(super) struct Or;
+/// The stage `cam.and`.
+pub(super) struct And;
+/// The stage `cam.average`.
+pub(super) struct Average;
+
+impl Stage for Or {
+    type Params = Params;
+    const SPEC: Spec = spec("cam.or", "The union of two sets of maps: a + b - a b, where either method sees the class");
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        check(params)
+    }
+
+    fn meta(_params: &Params, inputs: &Inputs) -> Result<serde_json::Value, StageError> {
+        meta(inputs)
+    }
+
+    fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), |a, b| a + b - a * b)
+    }
+}
+
+impl Stage for And {
+    type Params = Params;
+    const SPEC: Spec = spec("cam.and", "The intersection of two sets of maps: a b, where both methods see the class");
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        check(params)
+    }
+
+    fn meta(_params: &Params, inputs: &Inputs) -> Result<serde_json::Value, StageError> {
+        meta(inputs)
+    }
+
+    fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), |a, b| a * b)
+    }
+}
+
+impl Stage for Average {
+    type Params = Params;
+    const SPEC: Spec =
+        spec("cam.average", "The mean of two sets of maps: the baseline that OR and AND are compared with");
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        check(params)
+    }
+
+    fn meta(_params: &Params, inputs: &Inputs) -> Result<serde_json::Value, StageError> {
+        meta(inputs)
+    }
+
+    fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        run(ctx, params, params.normalisation_of([Normalisation::None, Normalisation::PerClass]), |a, b| (a + b) / 2.0)
+    }
+}
+
+const fn spec(name: &'static str, about: &'static str) -> Spec {
+    Spec { name, about, revision: 1, inputs: PORTS, output: Kind::CamSet, work: Work::PerImage, seeded: false }
+}
+
+impl Params {
+    fn normalisation_of(&self, [paper, upstream]: [Normalisation; 2]) -> Normalisation {
+        self.normalisation.unwrap_or(match self.recipe {
+            Recipe::Paper => paper,
+            Recipe::Upstream => upstream,
+        })
+    }
+}
+
+fn check(params: &Params) -> Result<(), StageError> {
+    if (-1.0..=1.0).contains(&params.offset) {
+        return Ok(());
+    }
+    Err(StageError::parameter("offset", format!("`offset` is {}, but maps lie in 0 to 1", params.offset)))
+}
+
+fn meta(inputs: &Inputs) -> Result<serde_json::Value, StageError> {
+    let classes = io::common_classes(inputs, &["a", "b"])?;
+    io::check_covers(inputs, "b", "a")?;
+    io::check_covers(inputs, "a", "b")?;
+    Ok(serde_json::json!({ "classes": classes }))
+}
+
+fn run(
+    ctx: &Ctx<'_>,
+    params: &Params,
+    normalisation: Normalisation,
+    operation: Operation,
+) -> Result<Output, StageError> {
+    let (a, b) = (io::maps(ctx, "a")?, io::maps(ctx, "b")?);
+    let fused = a
+        .par_iter()
+        .map(|(id, a)| {
+            ctx.check_cancelled()?;
+            fuse(a, io::of_image(&b, id, "b")?, params.offset, normalisation, operation)
+        })
+        .collect::<Result<Vec<_>, StageError>>()?;
+    Ok(Output::shard(a.into_keys().collect(), maps::encode(&fused)))
+}
+
+/// Fuses the maps of one image; an error if the two do not have the same classes or sizes.
+fn fuse(
+    a: &ImageMaps,
+    b: &ImageMaps,
+    offset: f32,
+    normalisation: Normalisation,
+    operation: Operation,
+) -> Result<ImageMaps, StageError> {
+    let id = &a.id;
+    if a.classes != b.classes {
+        return Err(StageError::data_help(
+            format!(
+                "the maps of image `{id}` are of classes {:?} on port `a` and {:?} on port `b`",
+                a.classes, b.classes
+            ),
+            "both sets must be made with the same image-level labels",
+        ));
+    }
+    let both = |of_a: &Maps, of_b: &Maps| -> Result<Maps, StageError> {
+        let (height, width) = (of_a.height(), of_a.width());
+        if (height, width) != (of_b.height(), of_b.width()) {
+            return Err(StageError::data_help(
+                format!(
+                    "the maps of image `{id}` have {width} x {height} pixels on port `a` and {} x {} on port `b`",
+                    of_b.width(),
+                    of_b.height()
+                ),
+                "both sets must be made from the same images",
+            ));
+        }
+        let values = of_a.data().iter().zip(of_b.data()).map(|(&a, &b)| operation(a, b + offset)).collect();
+        let mut maps = Maps::new(of_a.channels(), height, width, values);
+        normalise(&mut maps, normalisation);
+        Ok(maps)
+    };
+    let high_res = both(&a.high_res, &b.high_res)?;
+    let cam = match (&a.cam, &b.cam) {
+        (Some(a), Some(b)) => both(a, b)?,
+        // Where a method has no maps at stride 4, upstream makes them from the fused ones (SPEC 5.1, `make_orand`).
+        _ => {
+            let (height, width) = (stride4(high_res.height()), stride4(high_res.width()));
+            interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel)
+        }
+    };
+    Ok(ImageMaps { id: id.clone(), classes: a.classes.clone(), cam: Some(cam), high_res })
+}
+
+/// Divides maps in place; maps without a positive value stay as they are.
+fn normalise(maps: &mut Maps, normalisation: Normalisation) {
+    match normalisation {
+        Normalisation::PerClass => {
+            for channel in 0..maps.channels() {
+                divide_by_largest(maps.channel_mut(channel));
+            }
+        }
+        Normalisation::Global => divide_by_largest(maps.data_mut()),
+        Normalisation::None => {}
+    }
+}
+
+fn divide_by_largest(values: &mut [f32]) {
+    let largest = values.iter().copied().fold(0.0, f32::max);
+    if largest > 0.0 {
+        for value in values {
+            *value /= largest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn image(classes: &[u8], values: Vec<f32>) -> ImageMaps {
+        let high_res = Maps::new(classes.len(), 3, 5, values);
+        ImageMaps { id: "a".into(), classes: classes.to_vec(), cam: None, high_res }
+    }
+
+    fn fused(a: &ImageMaps, b: &ImageMaps, normalisation: Normalisation, operation: Operation) -> Maps {
+        fuse(a, b, 0.0, normalisation, operation).expect("the two fit together").high_res
+    }
+
+    const OR: Operation = |a, b| a + b - a * b;
+    const AND: Operation = |a, b| a * b;
+    const AVERAGE: Operation = |a, b| (a + b) / 2.0;
+
+    fn values() -> impl Strategy<Value = Vec<f32>> {
+        proptest::collection::vec(prop_oneof![Just(0.0f32), Just(1.0), 0.0f32..=1.0], 30)
+    }
+
+    proptest! {
+        #[test]
+        fn the_algebra_holds(a in values(), b in values()) {
+            let (a, b) = (image(&[2, 7], a), image(&[2, 7], b));
+            let [or, and, average] = [OR, AND, AVERAGE].map(|operation| fused(&a, &b, Normalisation::None, operation));
+            for ((((&or, &and), &average), &a), &b) in
+                or.data().iter().zip(and.data()).zip(average.data()).zip(a.high_res.data()).zip(b.high_res.data())
+            {
+                // One rounding of f32 on values up to 2.
+                let slack = 2.0 * f32::EPSILON;
+                prop_assert!((0.0..=1.0 + slack).contains(&or) && (0.0..=1.0).contains(&and));
+                prop_assert!(and <= a.min(b) + slack && a.max(b) <= or + slack);
+                prop_assert!(and <= average + slack && average <= or + slack);
+                prop_assert!((or + and - a - b).abs() <= 2.0 * slack);
+            }
+            for operation in [OR, AND, AVERAGE] {
+                for normalisation in [Normalisation::PerClass, Normalisation::Global, Normalisation::None] {
+                    prop_assert_eq!(fused(&a, &b, normalisation, operation), fused(&b, &a, normalisation, operation));
+                }
+                let per_class = fused(&a, &b, Normalisation::PerClass, operation);
+                for channel in 0..2 {
+                    let largest = per_class.channel(channel).iter().copied().fold(0.0, f32::max);
+                    prop_assert!(largest == 1.0 || largest == 0.0, "{}", largest);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn upstreams_offset_is_neither_clipped_nor_normalised() {
+        let (a, b) = (image(&[0], vec![0.5; 15]), image(&[0], vec![1.0; 15]));
+        let or = fuse(&a, &b, 0.15, Normalisation::None, OR).expect("the two fit together");
+        // 0.5 + 1.15 - 0.5 * 1.15
+        assert!((or.high_res.data()[0] - 1.075).abs() < 1e-6);
+        let cam = or.cam.expect("there are maps at stride 4");
+        assert_eq!((cam.height(), cam.width()), (1, 2));
+    }
+
+    #[test]
+    fn other_classes_are_an_error_that_names_the_image() {
+        let error = fuse(&image(&[0], vec![0.0; 15]), &image(&[3], vec![0.0; 15]), 0.0, Normalisation::None, OR);
+        let error = error.expect_err("the classes differ").to_string();
+        assert_eq!(error, "the maps of image `a` are of classes [0] on port `a` and [3] on port `b`");
+    }
+}

@@ -1,0 +1,134 @@
+//! `mask.threshold`: soft maps become masks. `threshold.search` finds a threshold; this stage applies one.
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::io;
+use super::threshold_search::Found;
+use crate::artifact::masks;
+use crate::kind::Kind;
+use crate::metric::sweep::mask_at;
+use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+
+/// Parameters.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    /// Score of the background, 0 to 1: a pixel gets the class with the largest score above it, and is background where there is
+    /// none. Not looked at where the port `threshold` is connected
+    #[serde(default = "default_background")]
+    background: f32,
+}
+
+/// ORANDNet's and IRN's threshold for masks from the random walk (SPEC 10.2).
+fn default_background() -> f32 {
+    0.25
+}
+
+/// Where the background's score of a mask set came from; stands in the set's metadata as `threshold`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "snake_case")]
+pub(super) enum Policy {
+    /// A parameter.
+    Fixed {
+        /// The background's score.
+        background: f64,
+    },
+    /// A search on ground truth.
+    Searched {
+        /// The background's score.
+        background: f64,
+        /// What was searched for.
+        objective: String,
+        /// The split that the ground truth was of.
+        split: Option<String>,
+        /// Number of images that were looked at.
+        images: usize,
+    },
+}
+
+/// The stage.
+pub(super) struct MaskThreshold;
+
+impl Stage for MaskThreshold {
+    type Params = Params;
+
+    const SPEC: Spec = Spec {
+        name: "mask.threshold",
+        about: "Masks from scores or maps: the largest class score above the background's",
+        revision: 1,
+        inputs: &[
+            Port { name: "scores", takes: &[Kind::ScoreSet, Kind::CamSet], optional: false, about: "soft maps" },
+            Port {
+                name: "threshold",
+                takes: &[Kind::Metrics],
+                optional: true,
+                about: "a `threshold.search` whose threshold is used instead of `background`",
+            },
+        ],
+        output: Kind::MaskSet,
+        work: Work::PerImage,
+        seeded: false,
+    };
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        if (0.0..=1.0).contains(&params.background) {
+            return Ok(());
+        }
+        let message = format!("`background` is {}, but scores lie in 0 to 1", params.background);
+        Err(StageError::parameter("background", message))
+    }
+
+    fn meta(params: &Params, inputs: &Inputs) -> Result<serde_json::Value, StageError> {
+        let scores = inputs.get("scores");
+        let (policy, oracle) = match found(inputs)? {
+            None => (Policy::Fixed { background: decimal(params.background) }, false),
+            Some(found) => {
+                // Thresholds tuned on other images than these are an ordinary way of choosing them.
+                let oracle =
+                    scores.ids().iter().any(|id| found.ids.binary_search_by(|known| known.as_str().cmp(id)).is_ok());
+                let policy = Policy::Searched {
+                    background: found.threshold,
+                    objective: found.objective,
+                    split: found.split,
+                    images: found.ids.len(),
+                };
+                (policy, oracle)
+            }
+        };
+        Ok(serde_json::json!({
+            "classes": io::classes(scores, "scores")?,
+            "threshold": policy,
+            "oracle": oracle,
+        }))
+    }
+
+    fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let background = found(ctx.inputs)?.map_or(params.background, |found| found.threshold as f32);
+        let masks = io::maps(ctx, "scores")?
+            .into_par_iter()
+            .map(|(id, image)| {
+                ctx.check_cancelled()?;
+                Ok((id, mask_at(&image.high_res, &image.classes, background)))
+            })
+            .collect::<Result<Vec<_>, StageError>>()?;
+        let ids = masks.iter().map(|(id, _)| id.clone()).collect();
+        Ok(Output::shard(ids, masks::encode(&masks)))
+    }
+}
+
+fn found(inputs: &Inputs) -> Result<Option<Found>, StageError> {
+    let Some(manifest) = inputs.maybe("threshold") else { return Ok(None) };
+    Found::deserialize(&manifest.meta).map(Some).map_err(|_| {
+        StageError::data_help(
+            "the table on port `threshold` has no threshold",
+            "connect a stage of kind `threshold.search`, or set `background` and leave the port out",
+        )
+    })
+}
+
+/// Returns the decimal number that a person wrote for an f32: 0.25 and not 0.25000000372529.
+pub(super) fn decimal(value: f32) -> f64 {
+    value.to_string().parse().expect("a finite number is printed as one")
+}
