@@ -1,11 +1,13 @@
 //! Networks on burn: layers, losses, optimisers, the training loop, and one file per model. Knows images as plain grids;
 //! knows nothing of stages, graphs or caches.
 
+pub mod affinity;
 pub mod device;
 pub mod init;
 pub mod layers;
 pub mod loss;
 pub mod optim;
+pub mod orandnet;
 pub mod params;
 pub mod pass;
 pub mod resnet;

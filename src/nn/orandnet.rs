@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::maps::{ImageMaps, stride4};
 use crate::artifact::weights::NamedTensors;
 use crate::image::Maps;
+use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::nn::init::{self, Init};
-use crate::nn::layers::{Conv2d, ConvSpec, ConvTranspose2d, bilinear, max_pool2d};
+use crate::nn::layers::{Conv2d, ConvSpec, ConvTranspose2d, max_pool2d};
 use crate::nn::pass::Pass;
 
 /// The name of this architecture in `Weights`.
@@ -245,20 +246,10 @@ impl OrandNet {
     /// Refines an image's maps at full size and makes those at stride 4 of them by bilinear interpolation (SPEC 6.3).
     pub fn refine_image(&self, image: &ImageMaps, device: &Device) -> ImageMaps {
         let high_res = self.refine(&image.high_res, device);
-        let cam = resize(&high_res, stride4(high_res.height()), stride4(high_res.width()));
+        let (height, width) = (stride4(high_res.height()), stride4(high_res.width()));
+        let cam = interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel);
         ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res }
     }
-}
-
-/// Resizes maps as torch's `interpolate(mode = "bilinear", align_corners = False)` does.
-fn resize(maps: &Maps, height: usize, width: usize) -> Maps {
-    if maps.channels() == 0 {
-        return Maps::zeros(0, height, width);
-    }
-    let shape = [1, maps.channels(), maps.height(), maps.width()];
-    let x = Tensor::<4>::from_data(TensorData::new(maps.data().to_vec(), shape), &Device::flex());
-    let data = bilinear(x, [height, width], false).into_data().iter::<f32>().collect();
-    Maps::new(maps.channels(), height, width, data)
 }
 
 /// Applies convolutions, each with its ReLU, and halves the size, rounded up.

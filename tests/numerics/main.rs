@@ -1,5 +1,12 @@
 //! Numbers against independent references.
 
+#[cfg(feature = "nn")]
+mod affinity;
 mod color;
+#[cfg(feature = "nn")]
+mod differences;
+#[cfg(feature = "nn")]
+mod orandnet;
+#[cfg_attr(not(feature = "nn"), expect(dead_code, reason = "the weights of networks need networks"))]
 mod reference;
 mod resize;

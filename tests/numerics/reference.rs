@@ -58,6 +58,22 @@ pub(crate) fn weights(name: &str) -> Option<NamedTensors> {
     )
 }
 
+/// Reads name and shape of every f32 tensor of `keys/NAME.txt`, or `None` if the folder is not there.
+pub(crate) fn keys(name: &str) -> Option<BTreeMap<String, Vec<usize>>> {
+    let text = std::fs::read_to_string(shared(&format!("keys/{name}.txt"))?).expect("readable");
+    Some(
+        text.lines()
+            .filter(|line| line.ends_with(") float32"))
+            .map(|line| {
+                let (name, rest) = line.split_once(' ').expect("a name and a shape");
+                let numbers = rest.trim_start_matches('(').split(')').next().expect("a closing bracket");
+                let shape = numbers.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+                (name.to_owned(), shape)
+            })
+            .collect(),
+    )
+}
+
 /// Returns the L2 norm of the difference over the L2 norm of `want`.
 pub(crate) fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len(), "both arrays have as many values");

@@ -1,0 +1,143 @@
+//! ORANDNet against the reference program, its losses against their formulas, and its sizes.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use orandflow::image::Maps;
+use orandflow::nn::orandnet::{OrandLoss, OrandNetConfig};
+use orandflow::nn::pass::Pass;
+use orandflow::nn::{device, params};
+
+use crate::differences::{assert_close, scattered, slopes};
+use crate::reference;
+
+fn cpu() -> Device {
+    device::named("cpu").expect("always there")
+}
+
+/// 134 M parameters; about 20 s in a release build, minutes in a debug build.
+#[test]
+#[ignore = "slow: cargo test --release --test numerics -- --ignored orandnet"]
+fn vgg16_gives_the_numbers_of_the_reference() {
+    let (Some(arrays), Some(weights)) = (reference::arrays("orandnet"), reference::weights("orandnet")) else { return };
+    let network = params::load_strict(OrandNetConfig::vgg16().build(&cpu()), &weights)
+        .expect("names and shapes are the reference's");
+    let x = Tensor::<4>::from_data(TensorData::new(arrays["x"].f32(), [1, 1, 120, 160]), &cpu());
+    let y: Vec<f32> = network.forward(x, &Pass::inference()).into_data().iter::<f32>().collect();
+    // 1e-4: both sum in f32, in different orders.
+    let error = reference::relative_l2(&y, &arrays["y"].data);
+    assert!(error < 1e-4, "forward: {error}");
+    let refined = network.refine(&Maps::new(2, 90, 125, arrays["cams"].f32()), &cpu());
+    let error = reference::relative_l2(refined.data(), &arrays["pred"].data);
+    assert!(error < 1e-4, "refine: {error}");
+}
+
+#[test]
+fn names_and_shapes_are_those_of_the_reference() {
+    let Some(keys) = reference::keys("encdec") else { return };
+    assert_eq!(params::shapes(&OrandNetConfig::vgg16().build(&cpu())), keys);
+}
+
+#[test]
+fn the_output_is_as_large_as_the_input() {
+    let pass = Pass::inference();
+    let tiny = OrandNetConfig { widths: [1; 5], fc_width: 1, ..OrandNetConfig::vgg_tiny() };
+    let framed = OrandNetConfig { widths: [1; 5], fc_width: 1, ..OrandNetConfig::vgg16() };
+    let check = |config: &OrandNetConfig, height: usize, width: usize| {
+        config.check_size(height, width).expect("this size fits");
+        let y = config.init(0, &cpu()).forward(Tensor::zeros([1, 1, height, width], &cpu()), &pass);
+        assert_eq!(y.dims(), [1, 1, height, width]);
+    };
+    for size in 1..=130 {
+        check(&tiny, size, 130 - size / 2);
+    }
+    // SPEC 6.1: everything from 100 to 639 pixels fits the frame of the paper.
+    for (height, width) in [(100, 639), (639, 100), (375, 500), (333, 500), (500, 333), (224, 224), (101, 102)] {
+        check(&framed, height, width);
+    }
+    for height in 100..640 {
+        assert!(framed.check_size(height, 100 + (height * 7) % 540).is_ok());
+    }
+}
+
+/// A map that is constant in x must stay so up to the border: the fusion is not shifted. With bilinear upsampling alone
+/// (convolutions that pass their input through), a small net that keeps sizes reproduces a ramp to within its cells.
+#[test]
+fn the_small_network_does_not_shift_its_map() {
+    let config = OrandNetConfig { widths: [1; 5], fc_width: 1, fc_kernel: 1, padding: 1 };
+    let mut tensors = params::export(&config.init(0, &cpu()));
+    for (name, values) in &mut tensors {
+        if name.starts_with("upsample") {
+            continue;
+        }
+        values.data.fill(0.0);
+        // Identity kernels; the scores take the mean of the three strides.
+        if name.ends_with("weight") {
+            let middle = values.data.len() / 2;
+            values.data[middle] = if name.starts_with("score") { 1.0 / 3.0 } else { 1.0 };
+        }
+    }
+    let network = params::load_strict(config.build(&cpu()), &tensors).expect("nothing was renamed");
+    let size = 128;
+    let ramp: Vec<f32> = (0..size * size).map(|index| (index % size) as f32).collect();
+    let x = Tensor::<4>::from_data(TensorData::new(ramp, [1, 1, size, size]), &cpu());
+    let y: Vec<f32> = network.forward(x, &Pass::inference()).into_data().iter::<f32>().collect();
+    // A pool shows the last column of its cell, so the ramp is ahead of its cell's middle by 15.5, 7.5 and 3.5 columns, 8.83 in
+    // the mean of strides 32, 16 and 8. A shift by a cell of stride 8 would add 8.
+    for column in 40..88 {
+        let ahead = y[64 * size + column] - column as f32;
+        assert!((ahead - 8.83).abs() < 0.1, "column {column} is ahead by {ahead}");
+    }
+}
+
+/// The three losses by their definitions, in f64. `x` and `target` are `[classes, pixels]`.
+fn by_definition(loss: OrandLoss, x: &[f64], target: &[f64], classes: usize) -> f64 {
+    let pixels = x.len() / classes;
+    let sum: f64 = (0..pixels)
+        .map(|pixel| {
+            let mut logits: Vec<f64> = (0..classes).map(|class| x[class * pixels + pixel]).collect();
+            let mut targets: Vec<f64> = (0..classes).map(|class| target[class * pixels + pixel]).collect();
+            if loss == OrandLoss::PerPixelBce {
+                let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+                let terms =
+                    logits.iter().zip(&targets).map(|(&x, &t)| t * sigmoid(x).ln() + (1.0 - t) * sigmoid(-x).ln());
+                return -terms.sum::<f64>() / classes as f64;
+            }
+            if loss == OrandLoss::WithBackground {
+                targets.push(1.0 - targets.iter().copied().fold(0.0, f64::max));
+                logits.push(0.0);
+            }
+            let log_sum = logits.iter().map(|x| x.exp()).sum::<f64>().ln();
+            -logits.iter().zip(&targets).map(|(x, t)| t * (x - log_sum)).sum::<f64>()
+        })
+        .sum();
+    sum / pixels as f64
+}
+
+#[test]
+fn losses_and_gradients_follow_their_definitions() {
+    for loss in [OrandLoss::ClassSoftmax, OrandLoss::WithBackground, OrandLoss::PerPixelBce] {
+        for classes in 1..4 {
+            let (x, target) = (scattered(classes * 12, 0.3), scattered(classes * 12, 5.1));
+            let x: Vec<f64> = x.iter().map(|x| f64::from((6.0 * x - 3.0) as f32)).collect();
+            let target: Vec<f64> = target.iter().map(|&t| f64::from(t as f32)).collect();
+            let tensor = |values: &[f64]| {
+                let data = TensorData::new(values.iter().map(|&v| v as f32).collect::<Vec<_>>(), [classes, 1, 3, 4]);
+                Tensor::<4>::from_data(data, &cpu().autodiff())
+            };
+            let logits = tensor(&x).require_grad();
+            let got = loss.of(logits.clone(), tensor(&target));
+            let gradients = got.backward();
+            let got: f32 = got.into_scalar();
+            let gradient: Vec<f32> = logits
+                .grad(&gradients)
+                .map_or(vec![0.0; x.len()], |gradient| gradient.into_data().iter::<f32>().collect());
+            let want = by_definition(loss, &x, &target, classes);
+            // f32 against f64 on a dozen pixels.
+            assert_close(&[got], &[want], 1e-5);
+            assert_close(&gradient, &slopes(&x, |x| by_definition(loss, x, &target, classes)), 1e-6);
+            if loss == OrandLoss::ClassSoftmax && classes == 1 {
+                assert_eq!(got, 0.0, "one class alone is certain");
+                assert!(gradient.iter().all(|&slope| slope == 0.0), "and teaches nothing");
+            }
+        }
+    }
+}
