@@ -13,9 +13,7 @@ fn cpu() -> Device {
     device::named("cpu").expect("always there")
 }
 
-/// 134 M parameters; about 20 s in a release build, minutes in a debug build.
 #[test]
-#[ignore = "slow: cargo test --release --test numerics -- --ignored orandnet"]
 fn vgg16_gives_the_numbers_of_the_reference() {
     let (Some(arrays), Some(weights)) = (reference::arrays("orandnet"), reference::weights("orandnet")) else { return };
     let network = params::load_strict(OrandNetConfig::vgg16().build(&cpu()), &weights)
