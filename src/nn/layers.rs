@@ -331,6 +331,15 @@ impl Norm {
         }
     }
 
+    /// # Shapes
+    /// `[B, C, H, W]` to the same.
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) => norm.forward(x, pass),
+            Self::Group(norm) => norm.forward(x),
+        }
+    }
+
     /// Applies a convolution and then this norm, in one pass where that is possible.
     pub fn after(&self, convolution: &Conv2d, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         match self {

@@ -4,6 +4,7 @@
 pub mod affinity;
 pub mod device;
 pub mod init;
+pub mod irn;
 pub mod layers;
 pub mod loss;
 pub mod optim;
@@ -11,4 +12,5 @@ pub mod orandnet;
 pub mod params;
 pub mod pass;
 pub mod resnet;
+pub mod resnet38;
 pub mod train;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor, TensorData};
 
 use crate::artifact::weights::{NamedTensors, Values};
 
@@ -110,6 +110,27 @@ pub fn export<M: Module>(module: &M) -> NamedTensors {
     let mut visitor = Visitor(Path::default(), NamedTensors::new());
     module.visit(&mut visitor);
     visitor.1
+}
+
+/// Returns the gradient of every parameter that has one.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> NamedTensors {
+    struct Visitor<'a>(Path, &'a Gradients, NamedTensors);
+    impl ModuleVisitor for Visitor<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = param.val().grad(self.1) else { return };
+            let shape = gradient.dims().to_vec();
+            self.2.insert(self.0.name(), Values { shape, data: gradient.into_data().iter::<f32>().collect() });
+        }
+    }
+    let mut visitor = Visitor(Path::default(), gradients, NamedTensors::new());
+    module.visit(&mut visitor);
+    visitor.2
 }
 
 /// Takes over every tensor that fits and reports what does not.

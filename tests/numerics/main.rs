@@ -6,7 +6,11 @@ mod color;
 #[cfg(feature = "nn")]
 mod differences;
 #[cfg(feature = "nn")]
+mod irn;
+#[cfg(feature = "nn")]
 mod orandnet;
 #[cfg_attr(not(feature = "nn"), expect(dead_code, reason = "the weights of networks need networks"))]
 mod reference;
 mod resize;
+#[cfg(feature = "nn")]
+mod resnet38;
