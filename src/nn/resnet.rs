@@ -143,7 +143,7 @@ impl Backbone {
         let layer = |index: usize| {
             let width = config.width << index;
             let stride = if index == 0 { 1 } else { config.strides[index] };
-            let input = if index == 0 { config.width } else { config.width * EXPANSION << (index - 1) };
+            let input = if index == 0 { config.width } else { (config.width * EXPANSION) << (index - 1) };
             (0..config.blocks[index])
                 .map(|block| {
                     let (input, stride) = if block == 0 { (input, stride) } else { (width * EXPANSION, 1) };
@@ -296,7 +296,7 @@ mod tests {
     fn batch_norm_moves_its_statistics_in_training_only() {
         let device = device::named("cpu").expect("always there");
         let network = ResNetCam::new(&Config::tiny(), 3, 0, &device).train();
-        let x = Tensor::<4>::ones([2, 3, 16, 16], &device.clone().autodiff());
+        let x = Tensor::<4>::ones([2, 3, 16, 16], &device.autodiff());
         let before = params::export(&network.valid());
         let _ = network.logits(x.clone(), false, &Pass::inference());
         assert_eq!(before, params::export(&network.valid()));
