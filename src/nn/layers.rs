@@ -4,7 +4,7 @@
 use burn::module::{Module, Param, RunningState};
 use burn::tensor::module;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, InterpolateMode, InterpolateOptions, MaxPoolOptions};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +95,25 @@ impl Conv2d {
     /// # Shapes
     /// `[B, input, H, W]` to `[B, output, H', W']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        module::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options.clone())
+        self.apply(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+
+    fn apply(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+        let [output, input, height, width] = weight.dims();
+        let options = &self.options;
+        if [height, width] != [1, 1] || options.groups != 1 || options.padding != [(0, 0); 2] {
+            return module::conv2d(x, weight, bias, options.clone());
+        }
+        // A kernel of one cell is a matrix product; burn-flex 0.22 has no fast path for its gradients.
+        let [rows, columns] = options.stride;
+        let x = if [rows, columns] == [1, 1] { x } else { x.slice(s![.., .., ..;rows, ..;columns]) };
+        let [batch, _, height, width] = x.dims();
+        let y = weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width]));
+        let y = match bias {
+            Some(bias) => y + bias.reshape([1, output, 1]),
+            None => y,
+        };
+        y.reshape([batch, output, height, width])
     }
 
     /// Applies the layer and then `norm`. With fixed statistics the norm is folded into the kernel, which saves two passes
@@ -111,7 +129,7 @@ impl Conv2d {
             None => shift,
         };
         let weight = self.weight.val() * scale.reshape([channels, 1, 1, 1]);
-        module::conv2d(x, weight, Some(shift), self.options.clone())
+        self.apply(x, weight, Some(shift))
     }
 }
 
@@ -205,18 +223,24 @@ impl BatchNorm {
             let shape = [1, scale.dims()[0], 1, 1];
             return x * scale.reshape(shape) + shift.reshape(shape);
         }
+        // Written out, since `burn::tensor::module::batch_norm_train` of burn 0.22 transposes the batch twice on the CPU
+        // and takes four times as long.
         let [batch, channels, height, width] = x.dims();
         let count = (batch * height * width) as f64;
-        let trained = module::batch_norm_train(x, self.weight.val(), self.bias.val(), Self::EPSILON);
+        let x = x.reshape([batch, channels, height * width]);
+        let mean = x.clone().mean_dim(2).mean_dim(0);
+        let centred = x - mean.clone();
+        let variance = (centred.clone() * centred.clone()).mean_dim(2).mean_dim(0);
+        let scale = self.weight.val().reshape([1, channels, 1]) / (variance.clone() + Self::EPSILON).sqrt();
+        let y = centred * scale + self.bias.val().reshape([1, channels, 1]);
         // PyTorch keeps the unbiased variance.
-        let variance = trained.variance * (count / (count - 1.0).max(1.0));
-        for (state, new) in [(&self.running_mean, trained.mean), (&self.running_var, variance)] {
-            debug_assert_eq!(new.dims(), [channels]);
+        let unbiased = variance.detach() * (count / (count - 1.0).max(1.0));
+        for (state, new) in [(&self.running_mean, mean.detach()), (&self.running_var, unbiased)] {
             let old = state.value_sync();
-            state.update(old * (1.0 - Self::MOMENTUM) + new * Self::MOMENTUM);
+            state.update(old * (1.0 - Self::MOMENTUM) + new.reshape([channels]) * Self::MOMENTUM);
             state.value_sync();
         }
-        trained.output
+        y.reshape([batch, channels, height, width])
     }
 
     fn uses_batch(&self, pass: &Pass) -> bool {
