@@ -1,9 +1,13 @@
 //! Images and maps as plain, checked, row-major grids, and what is done to them: decoding, resizing, CRF, random walk.
 //! Knows no networks, no stages and no cache.
 
+pub mod cam;
 pub mod codec;
+pub mod crf;
 mod grid;
+pub mod ir_label;
 pub mod palette;
+pub mod permutohedral;
 pub mod resize;
 
 pub use grid::{LabelMap, Maps, Rgb};

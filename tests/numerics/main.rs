@@ -3,8 +3,10 @@
 #[cfg(feature = "nn")]
 mod affinity;
 mod color;
+mod crf;
 #[cfg(feature = "nn")]
 mod differences;
+mod fixture;
 #[cfg(feature = "nn")]
 mod irn;
 #[cfg(feature = "nn")]

@@ -5,47 +5,37 @@ use orandflow::image::resize::{
     resize_rgb, scaled,
 };
 use orandflow::image::{LabelMap, Maps, Rgb};
-use safetensors::SafeTensors;
+
+use crate::fixture::{Fixture, worst};
 
 const FIXTURE: &[u8] = include_bytes!("../fixtures/resize.safetensors");
 
-struct Case<'data> {
-    file: SafeTensors<'data>,
+struct Case {
+    fixture: Fixture<'static>,
     number: usize,
 }
 
-impl Case<'_> {
-    fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
-        let view = self.file.tensor(&format!("{}/{name}", self.number)).expect("the fixture has it");
-        (view.shape().to_vec(), view.data().to_vec())
-    }
-
+impl Case {
     fn rgb(&self, name: &str) -> Rgb {
-        let (shape, data) = self.bytes(name);
-        Rgb::new(shape[0], shape[1], data)
+        self.fixture.rgb(&format!("{}/{name}", self.number))
     }
 
     fn mask(&self, name: &str) -> LabelMap {
-        let (shape, data) = self.bytes(name);
-        LabelMap::new(shape[0], shape[1], data)
+        self.fixture.mask(&format!("{}/{name}", self.number))
     }
 
     fn maps(&self, name: &str) -> Maps {
-        let (shape, data) = self.bytes(name);
-        let values =
-            data.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect();
-        Maps::new(shape[0], shape[1], shape[2], values)
+        self.fixture.maps(&format!("{}/{name}", self.number))
     }
 }
 
-fn cases() -> impl Iterator<Item = Case<'static>> {
-    (0..6).map(|number| Case { file: SafeTensors::deserialize(FIXTURE).expect("the fixture is readable"), number })
+fn cases() -> impl Iterator<Item = Case> {
+    (0..6).map(|number| Case { fixture: Fixture::new(FIXTURE), number })
 }
 
 #[track_caller]
 fn assert_near(got: &Maps, want: &Maps, tolerance: f32) {
-    assert_eq!((got.channels(), got.height(), got.width()), (want.channels(), want.height(), want.width()));
-    let worst = got.data().iter().zip(want.data()).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max);
+    let worst = worst(got, want);
     assert!(worst <= tolerance, "off by {worst}");
 }
 
@@ -76,11 +66,10 @@ fn nearest_neighbours_are_equal() {
         let want = case.maps("pillow_nearest_f");
         assert_eq!(nearest_maps(&case.maps("maps"), want.height(), want.width()), want);
     }
-    let file = SafeTensors::deserialize(FIXTURE).expect("the fixture is readable");
-    let wide = LabelMap::new(1, 500, file.tensor("wide").expect("the fixture has it").data().to_vec());
+    let fixture = Fixture::new(FIXTURE);
     for width in [375, 641, 96, 1100] {
-        let want = file.tensor(&format!("wide/{width}")).expect("the fixture has it");
-        assert_eq!(nearest_mask(&wide, 1, width, Nearest::Pillow).data(), want.data(), "500 to {width}");
+        let want = fixture.mask(&format!("wide/{width}"));
+        assert_eq!(nearest_mask(&fixture.mask("wide"), 1, width, Nearest::Pillow), want, "500 to {width}");
     }
 }
 

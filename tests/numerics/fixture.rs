@@ -1,0 +1,48 @@
+//! Reads the small arrays that are committed under `tests/fixtures/`, each beside the script that made it.
+
+use orandflow::image::{LabelMap, Maps, Rgb};
+use safetensors::SafeTensors;
+
+/// The arrays of one fixture.
+pub(crate) struct Fixture<'data>(SafeTensors<'data>);
+
+impl<'data> Fixture<'data> {
+    /// Opens the bytes of a safetensors file.
+    pub(crate) fn new(bytes: &'data [u8]) -> Self {
+        Self(SafeTensors::deserialize(bytes).expect("the fixture is readable"))
+    }
+
+    /// Returns shape and bytes of an array.
+    pub(crate) fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let view = self.0.tensor(name).unwrap_or_else(|error| panic!("the fixture has `{name}`: {error}"));
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
+    /// Returns a `[height, width, 3]` array of bytes.
+    pub(crate) fn rgb(&self, name: &str) -> Rgb {
+        let (shape, data) = self.bytes(name);
+        Rgb::new(shape[0], shape[1], data)
+    }
+
+    /// Returns a `[height, width]` array of bytes.
+    pub(crate) fn mask(&self, name: &str) -> LabelMap {
+        let (shape, data) = self.bytes(name);
+        LabelMap::new(shape[0], shape[1], data)
+    }
+
+    /// Returns a `[channels, height, width]` array of f32.
+    pub(crate) fn maps(&self, name: &str) -> Maps {
+        let (shape, data) = self.bytes(name);
+        let values =
+            data.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect();
+        Maps::new(shape[0], shape[1], shape[2], values)
+    }
+}
+
+/// Returns the largest absolute difference.
+#[track_caller]
+pub(crate) fn worst(got: &Maps, want: &Maps) -> f32 {
+    assert_eq!((got.channels(), got.height(), got.width()), (want.channels(), want.height(), want.width()));
+    assert!(got.data().iter().all(|value| value.is_finite()), "every value is finite");
+    got.data().iter().zip(want.data()).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
+}
