@@ -3,6 +3,7 @@
 //! An image set is JSON; every other shard is one safetensors file, so that it is indexed, typed and readable from other
 //! languages. Encoded masks lie in it as one-dimensional u8 tensors.
 
+pub mod export;
 pub mod images;
 pub mod maps;
 pub mod masks;

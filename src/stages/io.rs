@@ -182,6 +182,9 @@ pub fn check_mask(
 pub fn classes(manifest: &Manifest, port: &str) -> Result<Vec<String>, StageError> {
     let list: ClassList =
         serde_json::from_value(manifest.meta.clone()).map_err(|_| on_port(port, "its metadata has no class list"))?;
+    if list.classes.len() < 2 {
+        return Err(on_port(port, "its class list has no foreground class"));
+    }
     Ok(list.classes)
 }
 
