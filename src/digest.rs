@@ -36,6 +36,16 @@ impl Digest {
         self.hex()[..12].to_owned()
     }
 
+    /// Returns the 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Makes a digest of its 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns the first eight bytes as a number, for seeds.
     pub fn to_u64(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().expect("a digest has 32 bytes"))

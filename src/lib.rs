@@ -12,6 +12,7 @@ pub mod nn;
 pub mod pipeline;
 pub mod plan;
 pub mod report;
+pub mod run;
 pub mod stage;
 pub mod stages;
 pub mod store;

@@ -189,7 +189,7 @@ impl HashedItem {
 }
 
 /// The artifacts on a stage's ports, before it runs.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// Port name to artifact; a port that was left out is absent.
     pub ports: BTreeMap<&'static str, Arc<Manifest>>,

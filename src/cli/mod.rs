@@ -3,6 +3,7 @@
 mod cache;
 mod common;
 mod completions;
+mod engine;
 mod export;
 mod graph;
 mod plan;

@@ -1,8 +1,10 @@
 //! The checked graph of steps in a fixed order: what a pipeline file means.
 
+pub mod action;
 pub mod graph;
 mod lower;
 mod params;
+pub mod prepare;
 pub mod render;
 pub mod shape;
 pub mod svg;

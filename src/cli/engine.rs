@@ -1,0 +1,175 @@
+//! What the verbs that look into the cache share: its folder, the developers' log, and results as tables and JSON.
+
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+use serde_json::{Value, json};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::Failure;
+use crate::kind::Kind;
+use crate::plan::Plan;
+use crate::report::text::{Align, count, table};
+use crate::run::{Outcome, Status, StepOutcome};
+use crate::store::Store;
+
+/// Where the cache is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CacheDir {
+    /// The folder of results
+    #[arg(long = "cache", value_name = "DIR", env = "ORANDFLOW_CACHE", default_value = "cache")]
+    pub(crate) cache: PathBuf,
+}
+
+impl CacheDir {
+    /// Opens the cache.
+    pub(crate) fn open(&self) -> Result<Store, Failure> {
+        Store::open(&self.cache).map_err(|error| Failure::Message {
+            message: error.to_string(),
+            help: Some("give a folder that can be written with `--cache DIR` or ORANDFLOW_CACHE".to_owned()),
+            code: 2,
+        })
+    }
+}
+
+/// How a pipeline is carried out. `plan` takes the same, so that one word turns a command line into the other.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct HowArgs {
+    /// Where networks run; no result depends on it
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+
+    /// How many actions run side by side [default: number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+
+    /// Let stages that do not depend on a failed one go on (the default)
+    #[arg(long, conflicts_with = "fail_fast")]
+    pub(crate) keep_going: bool,
+
+    /// Stop at the first failure
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+
+    /// Run only this stage and what it depends on; may be repeated
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) only: Vec<String>,
+
+    /// Print one JSON object at the end instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The developers' log.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LogArgs {
+    /// Write a developers' log to stderr: `info`, `debug`, or `TARGET=LEVEL,...`
+    #[arg(long = "log", value_name = "LEVEL", value_parser = Targets::from_str)]
+    pub(crate) log: Option<Targets>,
+
+    /// Form of the developers' log
+    #[arg(long = "log-format", value_name = "FORMAT", default_value = "plain")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Form of the developers' log.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Plain,
+    /// A JSON object a line
+    Json,
+}
+
+impl LogArgs {
+    /// Starts the log, if it is asked for.
+    pub(crate) fn start(&self) {
+        let Some(targets) = self.log.clone() else { return };
+        let registry = tracing_subscriber::registry().with(targets);
+        // Only a library user can have started one before; theirs stays.
+        let _ = match self.log_format {
+            LogFormat::Plain => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init(),
+            LogFormat::Json => {
+                registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).try_init()
+            }
+        };
+    }
+}
+
+/// A failure of the outside world, as it is.
+pub(crate) fn outside(error: &std::io::Error) -> Failure {
+    Failure::Message { message: error.to_string(), help: None, code: 1 }
+}
+
+/// Returns `metrics.json` of every step that makes metrics and whose result is there, by stage, in order of the plan.
+pub(crate) fn metrics(plan: &Plan, store: &Store, steps: &[StepOutcome]) -> Vec<(String, Value)> {
+    let made = steps.iter().filter_map(|step| Some((step, step.output.as_ref()?)));
+    made.filter(|(_, output)| output.manifest.kind == Kind::Metrics)
+        .filter_map(|(step, output)| {
+            let entry = output.manifest.entries.get("metrics.json")?;
+            let value = serde_json::from_slice(&store.get(entry.digest).ok()?).ok()?;
+            Some((plan.steps[step.step].name.clone(), value))
+        })
+        .collect()
+}
+
+/// Returns the metrics as a table in percent; empty if there are none.
+pub(crate) fn metrics_table(metrics: &[(String, Value)]) -> String {
+    if metrics.is_empty() {
+        return String::new();
+    }
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
+    let rows: Vec<Vec<String>> = metrics
+        .iter()
+        .map(|(stage, value)| {
+            let mut row = vec![stage.clone()];
+            row.extend(["miou", "precision", "recall"].map(|name| percent(value.get(name).and_then(Value::as_f64))));
+            row
+        })
+        .collect();
+    let right = Align::Right;
+    table(&[("stage", Align::Left), ("mIoU %", right), ("precision %", right), ("recall %", right)], &rows)
+}
+
+/// Returns the number of stages in each state: `13 stages: 2 ran, 11 cached`.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    let order = [Status::Ran, Status::ToRun, Status::Unknown, Status::Failed, Status::Skipped, Status::Cached];
+    let parts: Vec<String> = order
+        .into_iter()
+        .map(|status| (outcome.count(status), status))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, status)| format!("{number} {}", status.word().replace('-', " ")))
+        .collect();
+    let stages = count(outcome.steps.len(), "stage");
+    let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
+    format!("{stages}: {parts}")
+}
+
+/// Returns the one object of `--json`.
+pub(crate) fn json(plan: &Plan, outcome: &Outcome, metrics: &[(String, Value)]) -> Value {
+    let stages: Vec<Value> = outcome
+        .steps
+        .iter()
+        .map(|step| {
+            json!({
+                "name": plan.steps[step.step].name,
+                "kind": plan.steps[step.step].kind.spec().name,
+                "key": step.key,
+                "status": step.status.word(),
+                "seconds": step.seconds,
+                "reason": step.reason,
+                "output": step.output.as_ref().map(|output| output.digest),
+            })
+        })
+        .collect();
+    let metrics: serde_json::Map<String, Value> = metrics.iter().cloned().collect();
+    json!({
+        "pipeline": plan.pipeline,
+        "stages": stages,
+        "metrics": metrics,
+        "interrupted": outcome.interrupted,
+        "seconds": outcome.seconds,
+    })
+}

@@ -1,0 +1,419 @@
+//! What a step's result depends on, and whether it is there: the one function that `plan` and `run` share.
+//!
+//! Reads the cache and hashes data files; runs no stage and writes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+
+use super::action::{Action, Input, file_parts, listing, rest_of};
+use super::{Plan, Step};
+use crate::diag::Diagnostic;
+use crate::digest::Digest;
+use crate::kind::Kind;
+use crate::stage::{HashedFile, HashedItem, Inputs, SourceFile, StageError, Work};
+use crate::store::actions::Lookup;
+use crate::store::files::Files;
+use crate::store::manifest::{Entry, Manifest, bucket_of, buckets_for, shard_name};
+use crate::store::{Store, blobs::BlobError};
+
+/// How many image ids a message names.
+const NAMED: usize = 5;
+
+/// A finished artifact: its digest and its manifest.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+}
+
+impl Artifact {
+    fn new(manifest: Manifest) -> Self {
+        Self { digest: manifest.digest(), manifest: Arc::new(manifest) }
+    }
+}
+
+/// What keeps a step from being prepared.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// One clear sentence.
+    pub message: String,
+    /// What to try.
+    pub help: Option<String>,
+    /// The parameter to blame, if it is one.
+    pub parameter: Option<String>,
+}
+
+impl Trouble {
+    fn new(message: String, help: &str) -> Self {
+        Self { message, help: Some(help.to_owned()), parameter: None }
+    }
+
+    /// Returns it as a diagnostic at the place of the stage, or of the parameter to blame.
+    pub fn diagnostic(&self, step: &Step) -> Diagnostic {
+        let named = self.parameter.as_ref().and_then(|name| step.places.get(name));
+        let diagnostic = Diagnostic::new(format!("stage `{}`: {}", step.name, self.message));
+        let diagnostic = match named {
+            Some(span) => diagnostic.at(span.clone(), ""),
+            None => diagnostic.at(step.span.clone(), format!("a `{}` stage", step.kind.spec().name)),
+        };
+        match &self.help {
+            Some(help) => diagnostic.help(help.clone()),
+            None => diagnostic,
+        }
+    }
+}
+
+impl From<StageError> for Trouble {
+    fn from(error: StageError) -> Self {
+        let message = error.to_string();
+        match error {
+            StageError::Parameter { name, .. } => Self { message, help: None, parameter: Some(name) },
+            StageError::Data { help, .. } => Self { message, help, parameter: None },
+            StageError::Cancelled | StageError::Io(_) => Self { message, help: None, parameter: None },
+        }
+    }
+}
+
+/// One shard of a per-image stage.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Its bucket.
+    pub bucket: u32,
+    /// What determines it.
+    pub action: Action,
+    /// The action's key.
+    pub key: Digest,
+    /// Range of the items that fall into it, in [`Prepared::items`].
+    pub items: std::ops::Range<usize>,
+    /// Whether it is there.
+    pub state: ShardState,
+}
+
+/// Whether a shard is there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ShardState {
+    /// It is; `None` if it has no images.
+    Hit(Option<Entry>),
+    /// It is not.
+    Miss,
+}
+
+/// What there is to do for a step.
+#[derive(Clone, Debug)]
+pub enum Need {
+    /// Nothing: this is its result.
+    Nothing(Artifact),
+    /// Nothing but to record the result, all shards of which are there.
+    Assembly(Artifact),
+    /// The stage as a whole.
+    Whole,
+    /// Some shards.
+    Shards {
+        /// Number of buckets.
+        buckets: u32,
+        /// Metadata of the artifact.
+        meta: Value,
+        /// All shards, in order of their bucket.
+        shards: Vec<Shard>,
+    },
+}
+
+/// A step whose inputs are known.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What determines the stage's result.
+    pub action: Action,
+    /// The action's key.
+    pub key: Digest,
+    /// The artifacts on its ports.
+    pub inputs: Inputs,
+    /// Its items, in order of bucket and id for per-image work, else of id.
+    pub items: Vec<HashedItem>,
+    /// The [`listing`] of its items in order of id, which the action names by digest.
+    pub listing: Option<Vec<u8>>,
+    /// Its files as a whole, in order of their role.
+    pub files: Vec<HashedFile>,
+    /// What there is to do.
+    pub need: Need,
+    /// A blob of an earlier result that is gone.
+    pub lost: Option<Digest>,
+}
+
+/// Prepares the steps of one plan.
+pub struct Planner<'a> {
+    plan: &'a Plan,
+    store: &'a Store,
+    files: &'a Files,
+    locations: Mutex<HashMap<Digest, PathBuf>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is guarded here can be left half changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Planner<'a> {
+    /// Makes a planner.
+    pub fn new(plan: &'a Plan, store: &'a Store, files: &'a Files) -> Self {
+        Self { plan, store, files, locations: Mutex::default(), warnings: Mutex::default() }
+    }
+
+    /// Returns where a data file with this content lies.
+    pub fn location(&self, digest: Digest) -> Option<PathBuf> {
+        lock(&self.locations).get(&digest).cloned()
+    }
+
+    /// Takes the warnings that have come up since the last call, such as damaged records.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.warnings))
+    }
+
+    fn warn(&self, message: String) {
+        lock(&self.warnings).push(message);
+    }
+
+    /// Says what a step's result depends on and what there is to do for it. `inputs` has the artifact of each connection.
+    ///
+    /// # Errors
+    /// If the stage refuses its inputs or sources, or a data file cannot be read.
+    pub fn prepare(&self, step: &Step, inputs: &[Artifact]) -> Result<Prepared, Trouble> {
+        let spec = step.kind.spec();
+        let mut action = Action::new(step, self.plan.seed);
+        let mut ports = Inputs::default();
+        for (connection, artifact) in step.inputs.iter().zip(inputs) {
+            action.inputs.insert(connection.port.to_owned(), Input::Whole(artifact.digest));
+            ports.ports.insert(connection.port, Arc::clone(&artifact.manifest));
+        }
+        let sources = step.run.sources(&ports)?;
+        let (mut items, mut files) = self.hash(sources.items, sources.files)?;
+        files.sort_by(|one, other| one.role.cmp(&other.role));
+        items.sort_by(|one, other| one.id.cmp(&other.id));
+        if let Some(pair) = items.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(Trouble::new(
+                format!("the id `{}` occurs twice", pair[0].id),
+                "ids name images; make them unique",
+            ));
+        }
+        let listing = (!items.is_empty()).then(|| listing(&items));
+        action.files = file_parts(&files);
+        action.items = listing.as_deref().map(Digest::of);
+        action.facts = sources.facts;
+        let key = action.key();
+
+        let mut prepared =
+            Prepared { action, key, inputs: ports, items, listing, files, need: Need::Whole, lost: None };
+        match self.lookup(key) {
+            Lookup::Hit(record) => match record.output.map(|output| self.artifact(output)) {
+                Some(Ok(artifact)) => {
+                    prepared.need = Need::Nothing(artifact);
+                    return Ok(prepared);
+                }
+                Some(Err(digest)) => prepared.lost = Some(digest),
+                None => {}
+            },
+            Lookup::Lost(digest) => prepared.lost = Some(digest),
+            Lookup::Miss(_) => {}
+        }
+        if spec.work == Work::PerImage {
+            self.cut(step, &mut prepared)?;
+        } else {
+            step.run.meta(&prepared.inputs)?;
+        }
+        Ok(prepared)
+    }
+
+    fn lookup(&self, key: Digest) -> Lookup {
+        let found = self.store.lookup(key);
+        if let Lookup::Miss(Some(warning)) = &found {
+            self.warn(warning.clone());
+        }
+        found
+    }
+
+    /// Reads a manifest; an error names the blob that is gone. Metrics are so small that their parts are verified as well.
+    fn artifact(&self, digest: Digest) -> Result<Artifact, Digest> {
+        let read = |digest| {
+            self.store.get(digest).map_err(|error| {
+                if !matches!(error, BlobError::Missing(_)) {
+                    self.warn(error.to_string());
+                }
+                digest
+            })
+        };
+        let manifest: Manifest = serde_json::from_slice(&read(digest)?).map_err(|_| digest)?;
+        if manifest.kind == Kind::Metrics {
+            for entry in manifest.entries.values() {
+                read(entry.digest)?;
+            }
+        }
+        Ok(Artifact { digest, manifest: Arc::new(manifest) })
+    }
+
+    /// Hashes all files of a step at once, side by side.
+    fn hash(
+        &self,
+        items: Vec<crate::stage::SourceItem>,
+        files: Vec<SourceFile>,
+    ) -> Result<(Vec<HashedItem>, Vec<HashedFile>), Trouble> {
+        let paths: Vec<&Path> =
+            items.iter().flat_map(|item| &item.files).chain(&files).map(|file| file.path.as_path()).collect();
+        if paths.is_empty() && items.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let digests = self.files.digests(&paths).map_err(|error| Trouble {
+            message: error.to_string(),
+            help: None,
+            parameter: None,
+        })?;
+        let mut locations = lock(&self.locations);
+        let mut digests = digests.into_iter();
+        let mut hashed = |file: SourceFile| {
+            let (digest, size) = digests.next().expect("one digest per path");
+            locations.insert(digest, file.path.clone());
+            HashedFile { role: file.role, path: file.path, digest, size }
+        };
+        let items = items
+            .into_iter()
+            .map(|item| HashedItem {
+                id: item.id,
+                files: item.files.into_iter().map(&mut hashed).collect(),
+                facts: item.facts,
+            })
+            .collect();
+        let files = files.into_iter().map(hashed).collect();
+        Ok((items, files))
+    }
+
+    /// Cuts per-image work into shards and looks each of them up.
+    fn cut(&self, step: &Step, prepared: &mut Prepared) -> Result<(), Trouble> {
+        let ports: Vec<Port<'_>> = step
+            .inputs
+            .iter()
+            .map(|connection| Port::new(connection.port, prepared.inputs.get(connection.port)))
+            .collect();
+        let primary = ports.iter().find(|port| port.manifest.buckets.is_some());
+        if let Some(primary) = primary {
+            for other in ports.iter().filter(|port| port.manifest.buckets.is_some()) {
+                agree(step, primary, other)?;
+            }
+        }
+        let meta = step.run.meta(&prepared.inputs)?;
+        let buckets =
+            primary.and_then(|port| port.manifest.buckets).unwrap_or_else(|| buckets_for(prepared.items.len()));
+
+        let mut items: Vec<(u32, HashedItem)> =
+            std::mem::take(&mut prepared.items).into_iter().map(|item| (bucket_of(&item.id, buckets), item)).collect();
+        items.sort_by_key(|(bucket, _)| *bucket);
+        let mut present: Vec<u32> = match primary {
+            Some(port) => port.shards.keys().copied().collect(),
+            None => items.iter().map(|(bucket, _)| *bucket).collect(),
+        };
+        present.dedup();
+
+        let mut shards = Vec::with_capacity(present.len());
+        for bucket in present {
+            let start = items.partition_point(|(other, _)| *other < bucket);
+            let end = items.partition_point(|(other, _)| *other <= bucket);
+            let mut action = prepared.action.clone();
+            action.shard = Some((bucket, buckets));
+            action.items = (start < end).then(|| Digest::of(&listing(items[start..end].iter().map(|(_, item)| item))));
+            for port in &ports {
+                if port.manifest.buckets.is_some() {
+                    action.inputs.insert(port.name.to_owned(), port.part(bucket, buckets));
+                }
+            }
+            let key = action.key();
+            let state = match self.lookup(key) {
+                Lookup::Hit(record) => ShardState::Hit(record.shard),
+                Lookup::Lost(digest) => {
+                    prepared.lost.get_or_insert(digest);
+                    ShardState::Miss
+                }
+                Lookup::Miss(_) => ShardState::Miss,
+            };
+            shards.push(Shard { bucket, action, key, items: start..end, state });
+        }
+        prepared.items = items.into_iter().map(|(_, item)| item).collect();
+        prepared.need = if shards.iter().all(|shard| matches!(shard.state, ShardState::Hit(_))) {
+            let entries = shards.into_iter().filter_map(|shard| match shard.state {
+                ShardState::Hit(Some(entry)) => Some((shard.bucket, entry)),
+                _ => None,
+            });
+            Need::Assembly(assemble(step, buckets, meta, entries))
+        } else {
+            Need::Shards { buckets, meta, shards }
+        };
+        Ok(())
+    }
+}
+
+/// Puts the artifact of a per-image stage together.
+pub fn assemble(step: &Step, buckets: u32, meta: Value, shards: impl IntoIterator<Item = (u32, Entry)>) -> Artifact {
+    Artifact::new(Manifest {
+        kind: step.kind.spec().output,
+        buckets: Some(buckets),
+        meta,
+        entries: shards.into_iter().map(|(bucket, entry)| (shard_name(bucket), entry)).collect(),
+    })
+}
+
+/// Puts the artifact of a whole stage together.
+pub fn whole(step: &Step, meta: Value, entries: BTreeMap<String, Entry>) -> Artifact {
+    Artifact::new(Manifest { kind: step.kind.spec().output, buckets: None, meta, entries })
+}
+
+/// An artifact on a port, with its shards by bucket.
+struct Port<'a> {
+    name: &'static str,
+    manifest: &'a Manifest,
+    shards: BTreeMap<u32, &'a Entry>,
+    rest: Option<Digest>,
+}
+
+impl<'a> Port<'a> {
+    fn new(name: &'static str, manifest: &'a Manifest) -> Self {
+        let rest = manifest.buckets.map(|_| rest_of(manifest));
+        Self { name, manifest, shards: manifest.shards().collect(), rest }
+    }
+
+    /// Returns what of it meets a bucket. The same shards as [`Manifest::shards_meeting`] gives, without a walk over all.
+    fn part(&self, bucket: u32, buckets: u32) -> Input {
+        let own = self.manifest.buckets.unwrap_or(1);
+        let common = own.min(buckets);
+        let shards = (bucket % common..own)
+            .step_by(common as usize)
+            .filter_map(|other| self.shards.get(&other))
+            .map(|entry| entry.digest)
+            .collect();
+        Input::Part { shards, rest: self.rest.unwrap_or_else(|| rest_of(self.manifest)) }
+    }
+}
+
+/// Refuses an input that lacks images of the primary one.
+fn agree(step: &Step, primary: &Port<'_>, other: &Port<'_>) -> Result<(), Trouble> {
+    if primary.name == other.name {
+        return Ok(());
+    }
+    let have = other.manifest.ids();
+    let missing: Vec<&str> = primary.manifest.ids().into_iter().filter(|id| have.binary_search(id).is_err()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = missing.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+    let more = if missing.len() > NAMED { ", …" } else { "" };
+    let count = match missing.len() {
+        1 => "1 image".to_owned(),
+        count => format!("{count} images"),
+    };
+    let output = step.kind.spec().output.article();
+    Err(Trouble::new(
+        format!("the input `{}` lacks {count} of the input `{}`: {}{more}", other.name, primary.name, named.join(", ")),
+        &format!("{output} is made for the images of `{}`; make both inputs from the same image set", primary.name),
+    ))
+}

@@ -1,0 +1,175 @@
+//! Records of actions: what came of them, by key. A record that cannot be read counts as none.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::manifest::Entry;
+use crate::digest::Digest;
+
+/// Version of [`Record`]. One of a later version counts as none.
+///
+/// - 1: output, blobs and provenance.
+const RECORD_VERSION: u32 = 1;
+
+/// How and where a result was made. Never part of a key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the stage.
+    pub stage: String,
+    /// Kind of the stage.
+    pub kind: String,
+    /// When it started, in UTC as RFC 3339.
+    pub started: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Name of the machine.
+    pub host: String,
+    /// Version of this program.
+    pub version: String,
+    /// The device, as given.
+    pub device: String,
+    /// How many actions could run side by side.
+    pub jobs: usize,
+    /// The last value of each metric that the stage reported.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+    /// Warnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The most memory that the process had used by the end of the action, in bytes; 0 if unknown.
+    pub peak_memory: u64,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this type.
+    pub version: u32,
+    /// The artifact's manifest; absent for a shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Digest>,
+    /// The shard; absent for a whole artifact, and for a shard without images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Entry>,
+    /// Digest and length of every blob of the result, the manifest included.
+    pub blobs: Vec<(Digest, u64)>,
+    /// How it came about.
+    pub provenance: Provenance,
+}
+
+impl Record {
+    /// Makes the record of a whole artifact.
+    pub fn whole(output: Digest, blobs: Vec<(Digest, u64)>, provenance: Provenance) -> Self {
+        Self { version: RECORD_VERSION, output: Some(output), shard: None, blobs, provenance }
+    }
+
+    /// Makes the record of a shard.
+    pub fn shard(shard: Option<Entry>, provenance: Provenance) -> Self {
+        let blobs = shard.iter().map(|entry| (entry.digest, entry.size)).collect();
+        Self { version: RECORD_VERSION, output: None, shard, blobs, provenance }
+    }
+}
+
+/// What is known of an action.
+#[derive(Debug)]
+pub enum Lookup {
+    /// Its result is there.
+    Hit(Box<Record>),
+    /// It never ran here, or its record cannot be read; then the warning says so.
+    Miss(Option<String>),
+    /// It ran, and this blob of its result is gone.
+    Lost(Digest),
+}
+
+impl Store {
+    /// Returns where the record of an action lies.
+    pub fn record_path(&self, key: Digest) -> PathBuf {
+        let hex = key.hex();
+        self.bucket().join("ac").join(&hex[..2]).join(format!("{hex}.json"))
+    }
+
+    /// Looks an action up. All blobs of a hit are there with their full length; their bytes are verified when they are read.
+    pub fn lookup(&self, key: Digest) -> Lookup {
+        let path = self.record_path(key);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Lookup::Miss(None),
+            Err(error) => {
+                return Lookup::Miss(Some(format!("the record {} cannot be read: {error}", path.display())));
+            }
+        };
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if record.version > RECORD_VERSION => Lookup::Miss(Some(format!(
+                "the record {} has version {}, this program reads version {RECORD_VERSION}; the result is made again",
+                path.display(),
+                record.version
+            ))),
+            Ok(record) => match record.blobs.iter().find(|(digest, size)| !self.has(*digest, *size)) {
+                Some((digest, _)) => Lookup::Lost(*digest),
+                None => Lookup::Hit(Box::new(record)),
+            },
+            Err(error) => Lookup::Miss(Some(format!(
+                "the record {} is damaged ({error}); the result is made again",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Writes the record of an action. The action and all blobs of its result must be in the store already.
+    ///
+    /// # Errors
+    /// If it cannot be written; the message names the path.
+    pub fn record(&self, key: Digest, record: &Record, sync: bool) -> std::io::Result<()> {
+        let bytes = serde_json::to_vec(record).expect("a record is JSON");
+        self.write(&self.record_path(key), &bytes, sync)
+    }
+
+    /// Returns every record that can be read, with its key, in no order.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn records(&self) -> std::io::Result<Vec<(Digest, Record)>> {
+        let mut found = Vec::new();
+        for folder in fs_err::read_dir(self.bucket().join("ac"))? {
+            let folder = folder?.path();
+            if !folder.is_dir() {
+                continue;
+            }
+            for entry in fs_err::read_dir(folder)? {
+                let path = entry?.path();
+                let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+                let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                if let (Some(key), Some(record)) = (key, record) {
+                    found.push((key, record));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn last_path(&self, pipeline: &str, stage: &str) -> PathBuf {
+        self.bucket().join("last").join(Digest::of_json(&(pipeline, stage)).hex())
+    }
+
+    /// Returns the key of the action that a stage of a pipeline last ended with.
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Digest> {
+        std::fs::read_to_string(self.last_path(pipeline, stage)).ok()?.trim().parse().ok()
+    }
+
+    /// Remembers the action that a stage of a pipeline ended with.
+    ///
+    /// # Errors
+    /// If it cannot be written; the message names the path.
+    pub fn set_last(&self, pipeline: &str, stage: &str, key: Digest) -> std::io::Result<()> {
+        if self.last(pipeline, stage) == Some(key) {
+            return Ok(());
+        }
+        self.write(&self.last_path(pipeline, stage), key.hex().as_bytes(), false)
+    }
+}

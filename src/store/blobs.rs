@@ -1,0 +1,106 @@
+//! Bytes by digest. Verified when read; knows nothing of what they mean.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use super::Store;
+use crate::digest::Digest;
+
+/// Why the bytes of a digest cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is no such blob.
+    #[error("blob {} is missing from the cache", .0.short())]
+    Missing(Digest),
+    /// Its bytes are not those of its digest. It has been removed.
+    #[error("blob {} was damaged in the cache and is removed", .0.short())]
+    Damaged(Digest),
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl Store {
+    /// Returns where a blob lies.
+    pub fn blob_path(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.bucket().join("cas").join(&hex[..2]).join(hex)
+    }
+
+    /// Stores bytes and returns their digest. `sync` waits until they are on the disk.
+    ///
+    /// # Errors
+    /// If they cannot be written; the message names the path.
+    pub fn put(&self, bytes: &[u8], sync: bool) -> std::io::Result<Digest> {
+        let digest = Digest::of(bytes);
+        if !self.has(digest, bytes.len() as u64) {
+            self.write(&self.blob_path(digest), bytes, sync)?;
+        }
+        Ok(digest)
+    }
+
+    /// Whether there is a blob of this digest and length. Its bytes are not looked at.
+    pub fn has(&self, digest: Digest, size: u64) -> bool {
+        std::fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == size)
+    }
+
+    /// Reads a blob and verifies it.
+    ///
+    /// # Errors
+    /// If it is missing, cannot be read, or is damaged; a damaged one is removed.
+    pub fn get(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
+        let path = self.blob_path(digest);
+        let bytes = match fs_err::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(BlobError::Missing(digest)),
+            Err(error) => return Err(error.into()),
+        };
+        if Digest::of(&bytes) == digest {
+            return Ok(bytes);
+        }
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Err(BlobError::Damaged(digest)),
+        }
+    }
+
+    /// Returns the digest and length of every blob, in no order.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn blobs(&self) -> std::io::Result<Vec<(Digest, u64)>> {
+        let mut found = Vec::new();
+        for folder in fs_err::read_dir(self.bucket().join("cas"))? {
+            let folder = folder?.path();
+            if !folder.is_dir() {
+                continue;
+            }
+            for entry in fs_err::read_dir(folder)? {
+                let entry = entry?;
+                if let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                    found.push((digest, entry.metadata()?.len()));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_is_seen_and_the_blob_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("a cache");
+        let digest = store.put(b"bytes", true).expect("written");
+        assert_eq!(store.get(digest).expect("there"), b"bytes");
+        std::fs::write(store.blob_path(digest), b"bytez").expect("written");
+        assert!(store.has(digest, 5));
+        assert!(matches!(store.get(digest), Err(BlobError::Damaged(_))));
+        assert!(matches!(store.get(digest), Err(BlobError::Missing(_))));
+        store.put(b"bytes", false).expect("written again");
+        assert_eq!(store.get(digest).expect("there again"), b"bytes");
+    }
+}
