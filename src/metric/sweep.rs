@@ -140,15 +140,6 @@ impl Objective {
     }
 }
 
-/// Returns the mask of maps at a background threshold; `channels` are the 0-based foreground classes of the maps.
-pub fn mask_at(maps: &Maps, channels: &[u8], threshold: f32) -> LabelMap {
-    let label = |pixel| match best(maps, pixel) {
-        Some((channel, score)) if score > threshold => channels[channel] + 1,
-        _ => 0,
-    };
-    LabelMap::new(maps.height(), maps.width(), (0..maps.height() * maps.width()).map(label).collect())
-}
-
 /// Returns the channel with the largest value at a pixel, the first among equals, and the value. A NaN is never the largest.
 fn best(maps: &Maps, pixel: usize) -> Option<(usize, f32)> {
     let plane = maps.height() * maps.width();
@@ -167,6 +158,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::image::cam;
 
     fn point(threshold: f32, miou: f64, precision: f64, recall: f64) -> Point {
         Point { threshold, miou, precision, recall }
@@ -184,14 +176,6 @@ mod tests {
         assert_eq!(Objective::PrecisionOverRecall.best(&curve), Some(2));
         assert_eq!(Objective::PrecisionOverRecall.best(&curve[..2]), None);
         assert_eq!(Objective::MeanIou.best(&[point(0.1, f64::NAN, 0.0, 0.0)]), None);
-    }
-
-    #[test]
-    fn a_tie_goes_to_the_background_and_then_to_the_first_class() {
-        let maps = Maps::new(2, 1, 3, vec![0.25, 0.5, 0.1, 0.25, 0.5, f32::NAN]);
-        assert_eq!(mask_at(&maps, &[3, 7], 0.25).data(), [0, 4, 0]);
-        assert_eq!(mask_at(&maps, &[3, 7], 0.0).data(), [4, 4, 4]);
-        assert_eq!(mask_at(&Maps::zeros(0, 1, 2), &[], 0.0).data(), [0, 0]);
     }
 
     proptest! {
@@ -215,7 +199,7 @@ mod tests {
                 one.add(&maps, &channels, &truth);
                 sweep.merge(&one);
                 for (confusion, &threshold) in naive.iter_mut().zip(&thresholds) {
-                    confusion.add(truth.data(), mask_at(&maps, &channels, threshold).data());
+                    confusion.add(truth.data(), cam::threshold(&maps, &channels, threshold).data());
                 }
             }
             for (index, confusion) in naive.iter().enumerate() {

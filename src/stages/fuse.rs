@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::io;
 use crate::artifact::maps::{self, ImageMaps, stride4};
 use crate::image::Maps;
+use crate::image::cam::{self, Operation};
 use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
@@ -21,6 +22,16 @@ pub(super) enum Normalisation {
     Global,
     /// Nothing
     None,
+}
+
+impl From<Normalisation> for cam::Normalisation {
+    fn from(normalisation: Normalisation) -> Self {
+        match normalisation {
+            Normalisation::PerClass => Self::PerClass,
+            Normalisation::Global => Self::Global,
+            Normalisation::None => Self::None,
+        }
+    }
 }
 
 /// Whose choices fill the parameters that are not given.
@@ -56,9 +67,6 @@ const PORTS: &[Port] = &[
     Port { name: "b", takes: &[Kind::CamSet], optional: false, about: "maps of another, for the same images" },
 ];
 
-/// How two values become one.
-type Operation = fn(f32, f32) -> f32;
-
 /// The stage `cam.or`.
 pub(super) struct Or;
 /// The stage `cam.and`.
@@ -79,7 +87,7 @@ impl Stage for Or {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), |a, b| a + b - a * b)
+        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), Operation::Or)
     }
 }
 
@@ -96,7 +104,7 @@ impl Stage for And {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), |a, b| a * b)
+        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), Operation::And)
     }
 }
 
@@ -114,7 +122,7 @@ impl Stage for Average {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::None, Normalisation::PerClass]), |a, b| (a + b) / 2.0)
+        run(ctx, params, params.normalisation_of([Normalisation::None, Normalisation::PerClass]), Operation::Average)
     }
 }
 
@@ -180,22 +188,10 @@ fn fuse(
             "both sets must be made with the same image-level labels",
         ));
     }
-    let both = |of_a: &Maps, of_b: &Maps| -> Result<Maps, StageError> {
-        let (height, width) = (of_a.height(), of_a.width());
-        if (height, width) != (of_b.height(), of_b.width()) {
-            return Err(StageError::data_help(
-                format!(
-                    "the maps of image `{id}` have {width} x {height} pixels on port `a` and {} x {} on port `b`",
-                    of_b.width(),
-                    of_b.height()
-                ),
-                "both sets must be made from the same images",
-            ));
-        }
-        let values = of_a.data().iter().zip(of_b.data()).map(|(&a, &b)| operation(a, b + offset)).collect();
-        let mut maps = Maps::new(of_a.channels(), height, width, values);
-        normalise(&mut maps, normalisation);
-        Ok(maps)
+    let both = |of_a: &Maps, of_b: &Maps| {
+        cam::combine(of_a, of_b, offset, operation, normalisation.into()).map_err(|error| {
+            StageError::data_help(format!("image `{id}`: {error}"), "both sets must be made from the same images")
+        })
     };
     let high_res = both(&a.high_res, &b.high_res)?;
     let cam = match (&a.cam, &b.cam) {
@@ -207,28 +203,6 @@ fn fuse(
         }
     };
     Ok(ImageMaps { id: id.clone(), classes: a.classes.clone(), cam: Some(cam), high_res })
-}
-
-/// Divides maps in place; maps without a positive value stay as they are.
-fn normalise(maps: &mut Maps, normalisation: Normalisation) {
-    match normalisation {
-        Normalisation::PerClass => {
-            for channel in 0..maps.channels() {
-                divide_by_largest(maps.channel_mut(channel));
-            }
-        }
-        Normalisation::Global => divide_by_largest(maps.data_mut()),
-        Normalisation::None => {}
-    }
-}
-
-fn divide_by_largest(values: &mut [f32]) {
-    let largest = values.iter().copied().fold(0.0, f32::max);
-    if largest > 0.0 {
-        for value in values {
-            *value /= largest;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -246,10 +220,6 @@ mod tests {
         fuse(a, b, 0.0, normalisation, operation).expect("the two fit together").high_res
     }
 
-    const OR: Operation = |a, b| a + b - a * b;
-    const AND: Operation = |a, b| a * b;
-    const AVERAGE: Operation = |a, b| (a + b) / 2.0;
-
     fn values() -> impl Strategy<Value = Vec<f32>> {
         proptest::collection::vec(prop_oneof![Just(0.0f32), Just(1.0), 0.0f32..=1.0], 30)
     }
@@ -258,7 +228,7 @@ mod tests {
         #[test]
         fn the_algebra_holds(a in values(), b in values()) {
             let (a, b) = (image(&[2, 7], a), image(&[2, 7], b));
-            let [or, and, average] = [OR, AND, AVERAGE].map(|operation| fused(&a, &b, Normalisation::None, operation));
+            let [or, and, average] = [Operation::Or, Operation::And, Operation::Average].map(|operation| fused(&a, &b, Normalisation::None, operation));
             for ((((&or, &and), &average), &a), &b) in
                 or.data().iter().zip(and.data()).zip(average.data()).zip(a.high_res.data()).zip(b.high_res.data())
             {
@@ -269,7 +239,7 @@ mod tests {
                 prop_assert!(and <= average + slack && average <= or + slack);
                 prop_assert!((or + and - a - b).abs() <= 2.0 * slack);
             }
-            for operation in [OR, AND, AVERAGE] {
+            for operation in [Operation::Or, Operation::And, Operation::Average] {
                 for normalisation in [Normalisation::PerClass, Normalisation::Global, Normalisation::None] {
                     prop_assert_eq!(fused(&a, &b, normalisation, operation), fused(&b, &a, normalisation, operation));
                 }
@@ -285,7 +255,7 @@ mod tests {
     #[test]
     fn upstreams_offset_is_neither_clipped_nor_normalised() {
         let (a, b) = (image(&[0], vec![0.5; 15]), image(&[0], vec![1.0; 15]));
-        let or = fuse(&a, &b, 0.15, Normalisation::None, OR).expect("the two fit together");
+        let or = fuse(&a, &b, 0.15, Normalisation::None, Operation::Or).expect("the two fit together");
         // 0.5 + 1.15 - 0.5 * 1.15
         assert!((or.high_res.data()[0] - 1.075).abs() < 1e-6);
         let cam = or.cam.expect("there are maps at stride 4");
@@ -294,7 +264,8 @@ mod tests {
 
     #[test]
     fn other_classes_are_an_error_that_names_the_image() {
-        let error = fuse(&image(&[0], vec![0.0; 15]), &image(&[3], vec![0.0; 15]), 0.0, Normalisation::None, OR);
+        let error =
+            fuse(&image(&[0], vec![0.0; 15]), &image(&[3], vec![0.0; 15]), 0.0, Normalisation::None, Operation::Or);
         let error = error.expect_err("the classes differ").to_string();
         assert_eq!(error, "the maps of image `a` are of classes [0] on port `a` and [3] on port `b`");
     }

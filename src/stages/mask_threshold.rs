@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::io;
 use super::threshold_search::Found;
 use crate::artifact::masks;
+use crate::image::cam;
 use crate::kind::Kind;
-use crate::metric::sweep::mask_at;
 use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 
 /// Parameters.
@@ -106,11 +106,13 @@ impl Stage for MaskThreshold {
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let background = found(ctx.inputs)?.map_or(params.background, |found| found.threshold as f32);
+        let class_count = io::classes(ctx.inputs.get("scores"), "scores")?.len();
         let masks = io::maps(ctx, "scores")?
             .into_par_iter()
             .map(|(id, image)| {
                 ctx.check_cancelled()?;
-                Ok((id, mask_at(&image.high_res, &image.classes, background)))
+                io::check_maps(&image, (image.high_res.height(), image.high_res.width()), class_count)?;
+                Ok((id, cam::threshold(&image.high_res, &image.classes, background)))
             })
             .collect::<Result<Vec<_>, StageError>>()?;
         let ids = masks.iter().map(|(id, _)| id.clone()).collect();

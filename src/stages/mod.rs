@@ -6,6 +6,7 @@ pub mod debug;
 mod evaluate;
 mod fuse;
 pub mod io;
+mod irn_labels;
 mod mask_threshold;
 mod threshold_search;
 
@@ -19,6 +20,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<fuse::Or>::NEW,
         &Listed::<fuse::And>::NEW,
         &Listed::<fuse::Average>::NEW,
+        &Listed::<irn_labels::IrnLabels>::NEW,
         &Listed::<mask_threshold::MaskThreshold>::NEW,
         &Listed::<threshold_search::ThresholdSearch>::NEW,
         &Listed::<evaluate::Evaluate>::NEW,
