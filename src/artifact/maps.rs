@@ -52,20 +52,27 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<ImageMaps>, String> {
         SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of maps cannot be read: {error}"))?;
     let mut ids: Vec<&str> = file.names().into_iter().filter_map(|name| name.strip_suffix("/classes")).collect();
     ids.sort_unstable();
-    ids.into_iter()
-        .map(|id| {
-            let classes = tensor(&file, id, "classes", Dtype::U8)?.data().to_vec();
-            let high_res = maps(&tensor(&file, id, "high_res", Dtype::F16)?, id)?;
-            let cam = match file.tensor(&format!("{id}/cam")) {
-                Ok(_) => Some(maps(&tensor(&file, id, "cam", Dtype::F16)?, id)?),
-                Err(_) => None,
-            };
-            if high_res.channels() != classes.len() || cam.as_ref().is_some_and(|cam| cam.channels() != classes.len()) {
-                return Err(format!("the maps of image `{id}` do not have one channel per class"));
-            }
-            Ok(ImageMaps { id: id.to_owned(), classes, cam, high_res })
-        })
-        .collect()
+    ids.into_iter().map(|id| image(&file, id)).collect()
+}
+
+/// Decodes one image of a shard; an error says what is wrong with the bytes.
+pub fn decode_one(bytes: &[u8], id: &str) -> Result<ImageMaps, String> {
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of maps cannot be read: {error}"))?;
+    image(&file, id)
+}
+
+fn image(file: &SafeTensors<'_>, id: &str) -> Result<ImageMaps, String> {
+    let classes = tensor(file, id, "classes", Dtype::U8)?.data().to_vec();
+    let high_res = maps(&tensor(file, id, "high_res", Dtype::F16)?, id)?;
+    let cam = match file.tensor(&format!("{id}/cam")) {
+        Ok(_) => Some(maps(&tensor(file, id, "cam", Dtype::F16)?, id)?),
+        Err(_) => None,
+    };
+    if high_res.channels() != classes.len() || cam.as_ref().is_some_and(|cam| cam.channels() != classes.len()) {
+        return Err(format!("the maps of image `{id}` do not have one channel per class"));
+    }
+    Ok(ImageMaps { id: id.to_owned(), classes, cam, high_res })
 }
 
 fn tensor<'data>(file: &SafeTensors<'data>, id: &str, name: &str, dtype: Dtype) -> Result<TensorView<'data>, String> {

@@ -30,3 +30,11 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(String, LabelMap)>, String> {
     masks.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(masks)
 }
+
+/// Decodes one mask of a shard; an error says what is wrong with the bytes.
+pub fn decode_one(bytes: &[u8], id: &str) -> Result<LabelMap, String> {
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of masks cannot be read: {error}"))?;
+    let view = file.tensor(id).map_err(|_| format!("the mask of image `{id}` is missing"))?;
+    codec::decode_mask(view.data()).map_err(|error| format!("the mask of image `{id}`: {error}"))
+}

@@ -221,6 +221,11 @@ impl OrandNet {
         up + crop(skip, offset, offset, height, width)
     }
 
+    /// Returns a loss of 0 whose gradient is 0, for an image without classes.
+    pub fn nothing(&self) -> Tensor<1> {
+        self.upsample_make_16s.weight.val().sum() * 0.0
+    }
+
     /// Refines the maps of one image (SPEC 6.3): per class the network's output, ReLU, divided by its maximum + 1e-5. Maps
     /// that are nowhere positive become 0.
     ///

@@ -8,7 +8,13 @@ mod fuse;
 pub mod io;
 mod irn_labels;
 mod mask_threshold;
+#[cfg(feature = "nn")]
+mod orandnet;
+#[cfg(feature = "nn")]
+mod shelf;
 mod threshold_search;
+#[cfg(feature = "nn")]
+pub mod training;
 
 use crate::stage::{Listed, StageKind};
 
@@ -20,6 +26,10 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<fuse::Or>::NEW,
         &Listed::<fuse::And>::NEW,
         &Listed::<fuse::Average>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<orandnet::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<orandnet::Refine>::NEW,
         &Listed::<irn_labels::IrnLabels>::NEW,
         &Listed::<mask_threshold::MaskThreshold>::NEW,
         &Listed::<threshold_search::ThresholdSearch>::NEW,
