@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod color;
+pub mod shrink;
 pub mod synthetic;
 pub mod voc;
 

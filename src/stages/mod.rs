@@ -11,6 +11,8 @@ mod mask_threshold;
 #[cfg(feature = "nn")]
 mod orandnet;
 #[cfg(feature = "nn")]
+mod segment;
+#[cfg(feature = "nn")]
 mod shelf;
 mod threshold_search;
 #[cfg(feature = "nn")]
@@ -33,6 +35,10 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<irn_labels::IrnLabels>::NEW,
         &Listed::<mask_threshold::MaskThreshold>::NEW,
         &Listed::<threshold_search::ThresholdSearch>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<segment::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<segment::Predict>::NEW,
         &Listed::<evaluate::Evaluate>::NEW,
         &Listed::<debug::Items>::NEW,
         &Listed::<debug::Copy>::NEW,

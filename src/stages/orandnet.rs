@@ -1,6 +1,8 @@
 //! `orandnet.train` and `orandnet.refine`: ORANDNet learns to predict the AND of two CAM sets from their OR, and refines the OR
 //! (SPEC 6).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use burn::tensor::{Device, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -309,16 +311,19 @@ impl Stage for Refine {
         let network = params::load_strict(config.build(&device), &tensors)
             .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
         let images = io::maps(ctx, "input")?;
-        let total = images.len();
-        let mut refined = Vec::with_capacity(total);
-        for (done, image) in images.values().enumerate() {
+        let images: Vec<ImageMaps> = images.into_values().collect();
+        let done = AtomicUsize::new(0);
+        let refine = |image: &ImageMaps| {
             ctx.check_cancelled()?;
             let maps = &image.high_res;
             config.check_size(maps.height(), maps.width()).map_err(|error| too_small(&image.id, &error))?;
-            refined.push(network.refine_image(image, &device));
-            ctx.progress(done + 1, total, "images");
-        }
-        Ok(Output::shard(images.into_keys().collect(), maps::encode(&refined)))
+            let refined = network.refine_image(image, &device);
+            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
+            Ok(refined)
+        };
+        let pixels = |image: &ImageMaps| image.high_res.height() * image.high_res.width();
+        let refined = training::spread(&images, pixels, refine)?;
+        Ok(Output::shard(images.iter().map(|image| image.id.clone()).collect(), maps::encode(&refined)))
     }
 }
 

@@ -1,11 +1,13 @@
 //! What every stage that trains a network shares: recipes, optimisers, hooks into the run, and the artifact that comes out.
 //! Knows no network.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::weights::{self, NamedTensors, WeightsMeta};
+use crate::image::Maps;
 use crate::nn::device;
 use crate::nn::optim::Rule;
 use crate::nn::params::Mismatch;
@@ -97,6 +99,40 @@ pub fn output(
     let config = serde_json::to_value(config).map_err(json)?;
     let meta = WeightsMeta { arch: arch.to_owned(), config, classes };
     Ok(Output::whole(serde_json::to_value(meta).map_err(json)?, weights::PART, weights::encode(tensors)))
+}
+
+/// Stacks maps of one size to `[B, C, H, W]`.
+///
+/// # Panics
+/// If there are none, or sizes differ; crops have made them one.
+pub fn stack(images: Vec<Maps>, device: &Device) -> Tensor<4> {
+    let first = images.first().expect("a batch has at least one image");
+    let (channels, height, width) = (first.channels(), first.height(), first.width());
+    let shape = [images.len(), channels, height, width];
+    let mut values = Vec::with_capacity(shape.iter().product());
+    for image in images {
+        assert_eq!((image.channels(), image.height(), image.width()), (channels, height, width), "one size");
+        values.extend(image.into_data());
+    }
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// Works on images of about `pixels` pixels each, in order: small ones side by side on all cores, large ones one after the
+/// other, since a network's layers use all cores themselves and need memory for each image.
+pub fn spread<T: Sync, R: Send>(
+    images: &[T],
+    pixels: impl Fn(&T) -> usize,
+    work: impl Fn(&T) -> Result<R, StageError> + Sync,
+) -> Result<Vec<R>, StageError> {
+    /// Images side by side have at most so many pixels together.
+    const TOGETHER: usize = 1 << 18;
+    let largest = images.iter().map(pixels).max().unwrap_or(1).max(1);
+    let side_by_side = (TOGETHER / largest).clamp(1, rayon::current_num_threads());
+    let mut results = Vec::with_capacity(images.len());
+    for chunk in images.chunks(side_by_side) {
+        results.extend(chunk.par_iter().map(&work).collect::<Result<Vec<R>, StageError>>()?);
+    }
+    Ok(results)
 }
 
 /// Refuses a number that is not finite or lies outside of `from..=to`.
