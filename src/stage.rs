@@ -246,7 +246,8 @@ pub trait Stage: Send + Sync + 'static {
 pub struct Output {
     /// Metadata of the artifact; only looked at for `Whole` work.
     pub meta: serde_json::Value,
-    /// Parts by name. A shard's own part has the name [`Output::SHARD`]; the engine gives it its bucket's name.
+    /// Parts by name. A shard's own part has the name [`Output::SHARD`]; the engine gives it its bucket's name. Further parts of a
+    /// shard, such as images that it made, lose their names: the shard speaks of them by digest.
     pub parts: BTreeMap<String, Vec<u8>>,
     /// The image ids in the shard, for `PerImage` work.
     pub ids: Vec<String>,

@@ -240,7 +240,12 @@ mod tests {
     }
 
     fn set(kind: Kind, parts: &[(&str, Vec<u8>)]) -> (Manifest, Shelf) {
-        let entry = |bytes: &[u8]| Entry { digest: Digest::of(bytes), size: bytes.len() as u64, ids: Vec::new() };
+        let entry = |bytes: &[u8]| Entry {
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            ids: Vec::new(),
+            content: Vec::new(),
+        };
         let entries = parts.iter().map(|(name, bytes)| ((*name).to_owned(), entry(bytes))).collect();
         let meta = serde_json::json!({ "classes": ["background", "cat"] });
         let shelf = parts.iter().map(|(_, bytes)| (Digest::of(bytes), bytes.clone())).collect();

@@ -622,7 +622,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let makers: Vec<usize> = (0..step)
             .filter(|maker| {
                 self.work[*maker].output.as_ref().is_some_and(|output| {
-                    let parts = || output.manifest.entries.values().map(|entry| entry.digest);
+                    let parts = || output.manifest.entries.values().flat_map(Entry::blobs).map(|(digest, _)| digest);
                     lost.iter().any(|(digest, _)| *digest == output.digest || parts().any(|part| part == *digest))
                 })
             })

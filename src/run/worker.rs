@@ -148,7 +148,8 @@ impl Shop<'_> {
                 let mut entries = BTreeMap::new();
                 for (name, bytes) in output.parts {
                     let digest = self.store.put(&bytes, sync)?;
-                    entries.insert(name, Entry { digest, size: bytes.len() as u64, ids: Vec::new() });
+                    entries
+                        .insert(name, Entry { digest, size: bytes.len() as u64, ids: Vec::new(), content: Vec::new() });
                 }
                 let artifact = prepare::whole(step, output.meta, entries);
                 self.keep_artifact(key, &artifact, provenance, sync)?;
@@ -203,15 +204,12 @@ impl Shop<'_> {
         let manifest = serde_json::to_value(&*artifact.manifest).expect("a manifest is JSON").to_string();
         let digest = self.store.put(manifest.as_bytes(), sync)?;
         let mut blobs = vec![(digest, manifest.len() as u64)];
-        blobs.extend(artifact.manifest.entries.values().map(|entry| (entry.digest, entry.size)));
+        blobs.extend(artifact.manifest.entries.values().flat_map(Entry::blobs));
         self.store.record(key, &Record::whole(digest, blobs, provenance), sync)
     }
 
     fn keep_shard(&self, step: &Step, output: Output, sync: bool) -> Result<Option<Entry>, StageError> {
         let kind = step.kind.spec().name;
-        if let Some(other) = output.parts.keys().find(|name| *name != Output::SHARD) {
-            return Err(StageError::data(format!("`{kind}` returned the part `{other}`; a shard has one part")));
-        }
         if output.ids.is_empty() {
             return Ok(None);
         }
@@ -220,7 +218,10 @@ impl Shop<'_> {
         };
         let mut ids = output.ids;
         ids.sort_unstable();
-        Ok(Some(Entry { digest: self.store.put(bytes, sync)?, size: bytes.len() as u64, ids }))
+        let others = output.parts.iter().filter(|(name, _)| *name != Output::SHARD);
+        let content = others.map(|(_, bytes)| Ok((self.store.put(bytes, sync)?, bytes.len() as u64)));
+        let content = content.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(Some(Entry { digest: self.store.put(bytes, sync)?, size: bytes.len() as u64, ids, content }))
     }
 }
 

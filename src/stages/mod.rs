@@ -3,6 +3,7 @@
 mod dataset_synthetic;
 mod dataset_voc;
 pub mod debug;
+mod debug_maps;
 mod evaluate;
 mod fuse;
 pub mod io;
@@ -48,5 +49,6 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<debug::Panic>::NEW,
         &Listed::<debug::Sleep>::NEW,
         &Listed::<debug::Metrics>::NEW,
+        &Listed::<debug_maps::DebugMaps>::NEW,
     ]
 }

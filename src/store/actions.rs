@@ -71,7 +71,7 @@ impl Record {
 
     /// Makes the record of a shard.
     pub fn shard(shard: Option<Entry>, provenance: Provenance) -> Self {
-        let blobs = shard.iter().map(|entry| (entry.digest, entry.size)).collect();
+        let blobs = shard.iter().flat_map(Entry::blobs).collect();
         Self { version: RECORD_VERSION, output: None, shard, blobs, provenance }
     }
 }

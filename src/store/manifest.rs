@@ -17,6 +17,16 @@ pub struct Entry {
     /// The image ids in it, sorted; empty unless the entry is a shard.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
+    /// Digest and length of the blobs that a shard speaks of by digest and that its stage made, such as drawn images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content: Vec<(Digest, u64)>,
+}
+
+impl Entry {
+    /// Returns digest and length of each of its blobs: its own bytes and the content that it speaks of.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
+        std::iter::once((self.digest, self.size)).chain(self.content.iter().copied())
+    }
 }
 
 /// One artifact.
@@ -51,7 +61,7 @@ impl Manifest {
 
     /// Returns the sum of the sizes of all parts, in bytes.
     pub fn size(&self) -> u64 {
-        self.entries.values().map(|entry| entry.size).sum()
+        self.entries.values().flat_map(Entry::blobs).map(|(_, size)| size).sum()
     }
 
     /// Returns the shards as (bucket, entry), in order of their bucket.
