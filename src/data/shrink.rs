@@ -67,7 +67,7 @@ mod tests {
         let (height, width) = (41, 37);
         let data: Vec<u8> = (0..height * width * 3).map(|i| (i * i % 251) as u8).collect();
         let image = Rgb::new(height, width, data);
-        let pillow = resize_rgb(&image, 10, 9, Filter::Bilinear);
+        let pillow = resize_rgb(&image, 10, 9, Filter::PillowBilinear);
         let mut maps = Maps::zeros(3, height, width);
         for channel in 0..3 {
             for (value, pixel) in maps.channel_mut(channel).iter_mut().zip(image.data().chunks_exact(3)) {
