@@ -124,7 +124,7 @@ fn collect(schema: &Value, prefix: &str, in_key: bool, all: &mut Vec<Parameter>)
             allowed: allowed(field),
             default,
             in_key,
-            about: shape::description(field).map(one_line).unwrap_or_default(),
+            about: shape::description(field).unwrap_or_default(),
             words: words(field),
         });
         match shape::elements(field) {
@@ -158,7 +158,7 @@ fn words(schema: &Value) -> Vec<(String, String)> {
     let branches = shape::branches(schema).into_iter();
     let meant = branches.filter_map(|branch| {
         let word = branch.get("const")?.as_str()?;
-        Some((word.to_owned(), branch.get("description").and_then(Value::as_str).map(one_line).unwrap_or_default()))
+        Some((word.to_owned(), shape::description(branch).unwrap_or_default()))
     });
     let meant: Vec<_> = meant.collect();
     if meant.iter().all(|(_, about)| about.is_empty()) { Vec::new() } else { meant }
@@ -180,11 +180,6 @@ fn toml(value: &Value) -> String {
         }
         other => other.to_string(),
     }
-}
-
-/// Returns a doc comment as one line.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn takes(port: &Port) -> String {

@@ -105,6 +105,16 @@ fn check_path(root: &DeTable<'_>, texts: &Texts, parts: &[Part<'_>]) -> Result<(
             Ok(())
         }
         "pipeline" if parts.len() > 1 => Ok(()),
+        word @ ("pipeline" | "stages" | "vars") => {
+            let path = match word {
+                "pipeline" => "pipeline.seed=NUMBER",
+                "stages" => "stages.NAME.PARAMETER=VALUE",
+                _ => "vars.NAME=VALUE",
+            };
+            Err(Diagnostic::new(format!("`--set` sets one value, and `{word}` is a table"))
+                .at(texts.span(first.place.clone()), "")
+                .help(format!("write `{path}`")))
+        }
         word => {
             let mut fault = Diagnostic::new(format!("`--set` cannot find `{word}`"))
                 .at(texts.span(first.place.clone()), "paths start with `stages.`, `vars.` or `pipeline.`");

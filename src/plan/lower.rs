@@ -131,15 +131,7 @@ impl Connected<'_, '_> {
             connections.push(Connection { port: known.name, step, span: source.span.clone() });
         }
         let Some(spec) = spec else { return connections };
-        let ports = spec.inputs.iter().map(|port| port.name);
-        let written = |name: &str| {
-            stage.inputs.iter().any(|(port, _)| {
-                let near = spec.inputs.iter().all(|known| known.name != port.text)
-                    && nearest(&port.text, ports.clone()) == Some(name);
-                port.text == name || near
-            })
-        };
-        for port in spec.inputs.iter().filter(|port| !port.optional && !written(port.name)) {
+        for port in spec.inputs.iter().filter(|port| !port.optional && !is_written(port.name, stage, spec)) {
             faults.push(self.missing_port(stage, port, spec));
         }
         let rank = |name: &str| spec.inputs.iter().position(|port| port.name == name);
@@ -214,6 +206,14 @@ impl Connected<'_, '_> {
             format!("{} {}", if makers.len() == 1 { "kind" } else { "one of the kinds" }, backticks(&makers))
         }
     }
+}
+
+/// Whether a stage says something of a port, be it misspelt or in the wrong place, which is reported by itself.
+fn is_written(name: &str, stage: &StageDecl<'_>, spec: &Spec) -> bool {
+    let ports = || spec.inputs.iter().map(|port| port.name);
+    let meant = |word: &str| word == name || (!ports().any(|port| port == word) && nearest(word, ports()) == Some(name));
+    stage.inputs.iter().any(|(port, _)| meant(&port.text))
+        || stage.params.get_ref().keys().any(|key| key.get_ref() == name || nearest(key.get_ref(), ["inputs"]).is_some())
 }
 
 fn unknown_port(port: &Word, spec: &Spec) -> Diagnostic {

@@ -155,14 +155,19 @@ impl Checker<'_> {
                 None => fault,
             });
         }
-        let number = match value {
-            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()? as f64,
-            DeValue::Float(number) => number.as_str().parse().ok()?,
-            _ => return None,
+        let whole = match value {
+            DeValue::Integer(number) => Some(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX)),
+            _ => None,
         };
-        let bound = match (allowed.minimum, allowed.maximum) {
-            (Some(minimum), _) if number < minimum => format!("at least {minimum}"),
-            (_, Some(maximum)) if number > maximum => format!("at most {maximum}"),
+        let number = match value {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            _ => whole.map(|whole| whole as f64),
+        }?;
+        let bound = match (allowed.minimum, allowed.maximum, allowed.holds.zip(whole)) {
+            (Some(minimum), _, _) if number < minimum => format!("at least {minimum}"),
+            (_, Some(maximum), _) if number > maximum => format!("at most {maximum}"),
+            (_, _, Some(((least, _), whole))) if whole < least => format!("at least {least}"),
+            (_, _, Some(((_, most), whole))) if whole > most => format!("at most {most}"),
             _ => return None,
         };
         Some(Diagnostic::new(title(format!("must be {bound}"))).at(span.clone(), ""))
@@ -245,8 +250,9 @@ fn with_about(fault: Diagnostic, path: &str, schema: &Value) -> Diagnostic {
 
 /// Returns the first sentence of a parameter's meaning, which holds its unit.
 fn about(path: &str, schema: &Value) -> Option<String> {
-    let text = shape::description(schema)?.lines().next()?.trim_end_matches('.');
-    Some(format!("`{path}`: {text}"))
+    let text = shape::description(schema)?;
+    let sentence = text.split(". ").next().unwrap_or(&text).trim_end_matches('.');
+    Some(format!("`{path}`: {sentence}"))
 }
 
 fn join(path: &str, name: &str) -> String {

@@ -3,7 +3,7 @@
 use super::Plan;
 use super::graph::StepGraph;
 
-/// Returns the steps as a table for people, layer by layer: what reads from nothing first.
+/// Returns the steps as a table for people, layer by layer: what reads from nothing is layer 0.
 pub fn text(plan: &Plan) -> String {
     let layers = StepGraph::of(plan).layers();
     let mut order: Vec<usize> = (0..plan.steps.len()).collect();
@@ -13,19 +13,17 @@ pub fn text(plan: &Plan) -> String {
     let kind_width = width(|step| step.kind.spec().name.len());
     let count = plan.steps.len();
     let stages = if count == 1 { "stage" } else { "stages" };
-    let mut text = format!("{}: {count} {stages}, seed {}\n", plan.pipeline, plan.seed);
+    let mut text = format!("{}: {count} {stages}, seed {}\n\n", plan.pipeline, plan.seed);
     let mut above = None;
     for step in order {
-        if above != Some(layers[step]) {
-            above = Some(layers[step]);
-            text.push('\n');
-        }
+        let layer = if above == Some(layers[step]) { String::new() } else { layers[step].to_string() };
+        above = Some(layers[step]);
         let step = &plan.steps[step];
         let inputs: Vec<String> =
             step.inputs.iter().map(|one| format!("{} = {}", one.port, plan.steps[one.step].name)).collect();
         let arrow = if inputs.is_empty() { "" } else { "<- " };
         let kind = step.kind.spec().name;
-        let line = format!("{:name_width$}  {kind:kind_width$}  {arrow}{}", step.name, inputs.join(", "));
+        let line = format!("{layer:>3}  {:name_width$}  {kind:kind_width$}  {arrow}{}", step.name, inputs.join(", "));
         text.push_str(line.trim_end());
         text.push('\n');
     }

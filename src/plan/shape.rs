@@ -14,6 +14,8 @@ pub struct Shape<'schema> {
     pub minimum: Option<f64>,
     /// The greatest allowed number.
     pub maximum: Option<f64>,
+    /// The least and the greatest whole number that the parameter's type can hold.
+    pub holds: Option<(i128, i128)>,
 }
 
 /// Returns the schemas that together describe a value: the schema itself and every branch of `anyOf`, `oneOf` and `allOf`.
@@ -50,9 +52,14 @@ pub fn elements(schema: &Value) -> Option<&Value> {
     branches(schema).into_iter().find_map(|branch| branch.get("items").filter(|items| items.is_object()))
 }
 
-/// Returns the doc comment, whole.
-pub fn description(schema: &Value) -> Option<&str> {
-    branches(schema).into_iter().find_map(|branch| branch.get("description")?.as_str())
+/// Returns the doc comment as one line that ends as a sentence does.
+pub fn description(schema: &Value) -> Option<String> {
+    let text = branches(schema).into_iter().find_map(|branch| branch.get("description")?.as_str())?;
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if !line.ends_with(['.', '!', '?', ':']) {
+        line.push('.');
+    }
+    Some(line)
 }
 
 /// Whether the parameter is part of the key.
@@ -62,7 +69,7 @@ pub fn is_in_key(schema: &Value) -> bool {
 
 /// Returns what a schema allows.
 pub fn shape(schema: &Value) -> Shape<'_> {
-    let mut shape = Shape { types: Vec::new(), words: Vec::new(), minimum: None, maximum: None };
+    let mut shape = Shape { types: Vec::new(), words: Vec::new(), minimum: None, maximum: None, holds: None };
     let mut free_string = false;
     for branch in branches(schema) {
         let words: Vec<&str> = match (branch.get("enum"), branch.get("const")) {
@@ -85,11 +92,27 @@ pub fn shape(schema: &Value) -> Shape<'_> {
         shape.words.extend(words);
         shape.minimum = shape.minimum.or(branch.get("minimum").and_then(Value::as_f64));
         shape.maximum = shape.maximum.or(branch.get("maximum").and_then(Value::as_f64));
+        shape.holds = shape.holds.or(branch.get("format").and_then(Value::as_str).and_then(range_of));
     }
     if free_string {
         shape.words.clear();
     }
     shape
+}
+
+/// Returns the range of an integer type, by the name that schemars gives it.
+fn range_of(format: &str) -> Option<(i128, i128)> {
+    Some(match format {
+        "int8" => (i8::MIN.into(), i8::MAX.into()),
+        "int16" => (i16::MIN.into(), i16::MAX.into()),
+        "int32" => (i32::MIN.into(), i32::MAX.into()),
+        "int" | "int64" => (i64::MIN.into(), i64::MAX.into()),
+        "uint8" => (0, u8::MAX.into()),
+        "uint16" => (0, u16::MAX.into()),
+        "uint32" => (0, u32::MAX.into()),
+        "uint" | "uint64" => (0, u64::MAX.into()),
+        _ => return None,
+    })
 }
 
 impl Shape<'_> {

@@ -17,7 +17,7 @@ const MARGIN: f64 = 24.0;
 /// Width of a long edge where it passes a layer, in pixels.
 const PASSING_WIDTH: f64 = 12.0;
 /// Rounds of reordering and of placing; both settle well before that on graphs of this size.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 60;
 
 /// A box, or a place where a long edge passes a layer.
 struct Node {
@@ -38,8 +38,8 @@ struct Edge {
 /// Returns the picture as an SVG document that follows the reader's choice of light or dark.
 pub fn svg(plan: &Plan) -> String {
     let (mut nodes, edges) = nodes_and_edges(plan);
-    let mut layers = order(&mut nodes);
-    place(&mut nodes, &mut layers);
+    let layers = order(&nodes);
+    place(&mut nodes, &layers);
     draw(plan, &nodes, &edges)
 }
 
@@ -52,9 +52,9 @@ fn nodes_and_edges(plan: &Plan) -> (Vec<Node>, Vec<Edge>) {
         .zip(&layers)
         .enumerate()
         .map(|(index, (step, layer))| {
-            // Widths of the letters are not known without the font: 8 and 7 pixels hold for common sans-serif ones.
-            let name = step.name.chars().count() as f64 * 8.0;
-            let kind = step.kind.spec().name.chars().count() as f64 * 7.0;
+            // Widths of the letters are not known without the font: 9.2 and 7.2 pixels hold for common sans-serif ones.
+            let name = step.name.chars().count() as f64 * 9.2;
+            let kind = step.kind.spec().name.chars().count() as f64 * 7.2;
             let width = (name.max(kind) + 28.0).max(96.0);
             Node { step: Some(index), layer: *layer, width, x: 0.0, above: Vec::new(), below: Vec::new() }
         })
@@ -95,7 +95,7 @@ fn hanging_layers(plan: &Plan) -> Vec<usize> {
 
 /// Orders the nodes within each layer: by turns downwards and upwards, each node goes to the mean rank of its neighbours. The
 /// order with the fewest crossings stays.
-fn order(nodes: &mut [Node]) -> Vec<Vec<usize>> {
+fn order(nodes: &[Node]) -> Vec<Vec<usize>> {
     let depth = nodes.iter().map(|node| node.layer + 1).max().unwrap_or(0);
     let mut layers: Vec<Vec<usize>> = vec![Vec::new(); depth];
     for (index, node) in nodes.iter().enumerate() {
@@ -156,9 +156,9 @@ fn crossings(nodes: &[Node], layers: &[Vec<usize>]) -> usize {
 }
 
 /// Gives every node its middle: by turns, each layer is drawn towards the mean of its neighbours and its nodes pushed apart.
-fn place(nodes: &mut [Node], layers: &mut [Vec<usize>]) {
-    for layer in layers.iter() {
-        spread(nodes, layer, &vec![0.0; layer.len()]);
+fn place(nodes: &mut [Node], layers: &[Vec<usize>]) {
+    for layer in layers {
+        spread(nodes, layer, &vec![(0.0, 1.0); layer.len()]);
     }
     for round in 0..ROUNDS {
         let mut walk: Vec<usize> = (0..layers.len()).collect();
@@ -166,15 +166,7 @@ fn place(nodes: &mut [Node], layers: &mut [Vec<usize>]) {
             walk.reverse();
         }
         for layer in walk {
-            let wishes: Vec<f64> = layers[layer]
-                .iter()
-                .map(|&node| {
-                    let (above, below) = (&nodes[node].above, &nodes[node].below);
-                    let count = above.len() + below.len();
-                    let sum: f64 = above.iter().chain(below).map(|other| nodes[*other].x).sum();
-                    if count == 0 { nodes[node].x } else { sum / count as f64 }
-                })
-                .collect();
+            let wishes: Vec<(f64, f64)> = layers[layer].iter().map(|node| wish(nodes, *node)).collect();
             spread(nodes, &layers[layer], &wishes);
         }
     }
@@ -184,9 +176,25 @@ fn place(nodes: &mut [Node], layers: &mut [Vec<usize>]) {
     }
 }
 
+/// Returns where a node would stand by itself, and with what weight: the mean of its neighbours, where long edges pull harder
+/// the longer they are so that they run straight (weights 1, 2 and 8 as in Gansner et al., 1993, section 4).
+fn wish(nodes: &[Node], node: usize) -> (f64, f64) {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for &other in nodes[node].above.iter().chain(&nodes[node].below) {
+        let weight = match (nodes[node].step, nodes[other].step) {
+            (Some(_), Some(_)) => 1.0,
+            (None, None) => 8.0,
+            _ => 2.0,
+        };
+        sum += nodes[other].x * weight;
+        weights += weight;
+    }
+    if weights == 0.0 { (nodes[node].x, 1.0) } else { (sum / weights, weights) }
+}
+
 /// Places the nodes of a layer as near to their wishes as their widths allow: neighbours that overlap become one block, which
-/// goes to the mean of its wishes (the pool-adjacent-violators algorithm).
-fn spread(nodes: &mut [Node], layer: &[usize], wishes: &[f64]) {
+/// goes to the weighted mean of its wishes (the pool-adjacent-violators algorithm).
+fn spread(nodes: &mut [Node], layer: &[usize], wishes: &[(f64, f64)]) {
     // Shifted left by all widths before it, a node may stand exactly where the one before it stands.
     let mut offset = 0.0;
     let mut offsets = Vec::with_capacity(layer.len());
@@ -196,19 +204,20 @@ fn spread(nodes: &mut [Node], layer: &[usize], wishes: &[f64]) {
         }
         offsets.push(offset);
     }
-    let mut blocks: Vec<(f64, usize)> = Vec::new();
-    for (wish, offset) in wishes.iter().zip(&offsets) {
-        blocks.push((wish - offset, 1));
-        while let [.., (before, before_count), (last, last_count)] = blocks[..]
-            && before > last
+    // Of every block: its place, its weight and the number of its nodes.
+    let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
+    for ((wish, weight), offset) in wishes.iter().zip(&offsets) {
+        blocks.push((wish - offset, *weight, 1));
+        while let [.., before, last] = blocks[..]
+            && before.0 > last.0
         {
-            let count = before_count + last_count;
-            let mean = (before * before_count as f64 + last * last_count as f64) / count as f64;
+            let weight = before.1 + last.1;
+            let mean = (before.0 * before.1 + last.0 * last.1) / weight;
             blocks.truncate(blocks.len() - 2);
-            blocks.push((mean, count));
+            blocks.push((mean, weight, before.2 + last.2));
         }
     }
-    let places = blocks.iter().flat_map(|(mean, count)| std::iter::repeat_n(*mean, *count));
+    let places = blocks.iter().flat_map(|(mean, _, count)| std::iter::repeat_n(*mean, *count));
     for ((&node, place), offset) in layer.iter().zip(places).zip(offsets) {
         nodes[node].x = place + offset;
     }

@@ -1,6 +1,8 @@
 //! Tests that drive the program and its engine.
 
+mod check;
 mod licences;
+mod parameters;
 mod workbench;
 
 #[test]
