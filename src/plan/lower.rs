@@ -211,9 +211,14 @@ impl Connected<'_, '_> {
 /// Whether a stage says something of a port, be it misspelt or in the wrong place, which is reported by itself.
 fn is_written(name: &str, stage: &StageDecl<'_>, spec: &Spec) -> bool {
     let ports = || spec.inputs.iter().map(|port| port.name);
-    let meant = |word: &str| word == name || (!ports().any(|port| port == word) && nearest(word, ports()) == Some(name));
+    let meant =
+        |word: &str| word == name || (!ports().any(|port| port == word) && nearest(word, ports()) == Some(name));
     stage.inputs.iter().any(|(port, _)| meant(&port.text))
-        || stage.params.get_ref().keys().any(|key| key.get_ref() == name || nearest(key.get_ref(), ["inputs"]).is_some())
+        || stage
+            .params
+            .get_ref()
+            .keys()
+            .any(|key| key.get_ref() == name || nearest(key.get_ref(), ["inputs"]).is_some())
 }
 
 fn unknown_port(port: &Word, spec: &Spec) -> Diagnostic {

@@ -156,7 +156,9 @@ impl Checker<'_> {
             });
         }
         let whole = match value {
-            DeValue::Integer(number) => Some(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX)),
+            DeValue::Integer(number) => {
+                Some(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
+            }
             _ => None,
         };
         let number = match value {

@@ -15,10 +15,14 @@ fn complaint(toml: &str, sets: &[&str]) -> String {
 /// Hides which kinds there are, as that depends on the build and grows.
 fn without_kinds(text: &str) -> String {
     let line = |line: &str| match line.split_once("one of the kinds ") {
-        Some((before, _)) => format!("{before}[KINDS]
-"),
-        None => format!("{line}
-"),
+        Some((before, _)) => format!(
+            "{before}[KINDS]
+"
+        ),
+        None => format!(
+            "{line}
+"
+        ),
     };
     text.lines().map(line).collect()
 }

@@ -1,8 +1,12 @@
 //! Tests that drive the program and its engine.
 
 mod check;
+mod docs;
+mod graph;
 mod licences;
 mod parameters;
+mod rooms;
+mod stages;
 mod workbench;
 
 #[test]

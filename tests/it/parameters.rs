@@ -128,7 +128,8 @@ fn complaint(body: &str) -> String {
 
 /// The parameters that are part of the key, of a stage with this body.
 fn key_params(body: &str) -> serde_json::Value {
-    let plan = read(&format!("[stages.p]\nkind = \"test.probe\"\n{body}")).unwrap_or_else(|fault| panic!("{fault}\n{body}"));
+    let plan =
+        read(&format!("[stages.p]\nkind = \"test.probe\"\n{body}")).unwrap_or_else(|fault| panic!("{fault}\n{body}"));
     plan.steps[0].key_params.clone()
 }
 
@@ -412,7 +413,8 @@ proptest! {
 
 #[test]
 fn a_default_that_is_written_out_is_the_same_as_one_that_is_not() {
-    let written = "epochs = 3\nlearning_rate = 0.1\nscale = \"per_class\"\nphases = []\nmirror = false\nlabel = \"\"\nbatch = 4";
+    let written =
+        "epochs = 3\nlearning_rate = 0.1\nscale = \"per_class\"\nphases = []\nmirror = false\nlabel = \"\"\nbatch = 4";
     assert_eq!(key_params("epochs = 3"), key_params(written));
     // Whole numbers are numbers.
     assert_eq!(key_params("epochs = 3\nlearning_rate = 1"), key_params("epochs = 0x3\nlearning_rate = 1.0"));
@@ -420,7 +422,8 @@ fn a_default_that_is_written_out_is_the_same_as_one_that_is_not() {
 
 #[test]
 fn names_of_stages_and_of_the_pipeline_are_no_part_of_the_parameters() {
-    let one = read("[pipeline]\nname = \"x\"\n[stages.a]\nkind = \"test.probe\"\nepochs = 1\n").unwrap_or_else(|fault| panic!("{fault}"));
+    let one = read("[pipeline]\nname = \"x\"\n[stages.a]\nkind = \"test.probe\"\nepochs = 1\n")
+        .unwrap_or_else(|fault| panic!("{fault}"));
     let other = read("[stages.b]\nepochs = 1\nkind = \"test.probe\"\n").unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(one.steps[0].key_params, other.steps[0].key_params);
 }
