@@ -445,3 +445,35 @@ fn places_are_known_by_dotted_name() {
     assert_eq!(places, expected);
     assert_eq!(plan.steps[0].places["phases"].place(), "pipeline.toml:4");
 }
+
+/// A pipeline with a little of everything, to be damaged.
+const WHOLE: &str = "[pipeline]\nname = \"x\"\nseed = 1\n[vars]\nvoc = \"däta\"\n[stages.a]\nkind = \"test.probe\"\nepochs = 3\n\
+    phases = [{ factor = 2, until = 4 }]\nlabel = \"${voc}/ß\"\n[stages.b]\nkind = \"test.probe\"\nepochs = 0x3\n\
+    smoothing.iterations = 1\ninputs = { images = \"a\" }\n";
+
+proptest! {
+    #[test]
+    fn no_damage_to_a_file_brings_the_program_down(
+        cuts in prop::collection::vec((0_usize..300, 0_usize..12, prop_oneof![Just("["), Just("]"), Just("\""), Just("${"),
+            Just("}"), Just("="), Just("\n"), Just("a"), Just("é"), Just("."), Just("{"), Just("#"), Just("'''"), Just("-"),
+            Just("inputs = { images = \"b\" }\n"), Just("[stages.a]\n"), Just("\u{0}")]), 0..4),
+        set in prop_oneof![Just("stages.a.label=ü"), Just("vars.voc=${voc}"), Just("stages.b.phases.0=é"), Just("="),
+            Just("stages.a.smoothing.x=\"${vöc}\""), Just("stages.ä.é=[1, \"é"), Just("")],
+    ) {
+        let mut text: Vec<char> = WHOLE.chars().collect();
+        for (at, length, put) in cuts {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, put.chars());
+        }
+        let overrides: Vec<String> = (!set.is_empty()).then(|| set.to_owned()).into_iter().collect();
+        let texts = Texts::new("pipeline.toml", text.into_iter().collect::<String>(), &overrides);
+        let result = pipeline::parse(&texts).and_then(|pipeline| plan::lower(pipeline, CATALOG));
+        if let Err(faults) = result {
+            prop_assert!(!faults.is_empty());
+            for colour in [false, true] {
+                prop_assert!(draw::diagnostics(&faults, colour).contains("error"));
+            }
+        }
+    }
+}
