@@ -7,7 +7,9 @@ pub mod crf;
 mod grid;
 pub mod ir_label;
 pub mod palette;
+pub mod paths;
 pub mod permutohedral;
 pub mod resize;
+pub mod walk;
 
 pub use grid::{LabelMap, Maps, Rgb};

@@ -16,3 +16,4 @@ mod reference;
 mod resize;
 #[cfg(feature = "nn")]
 mod resnet38;
+mod walk;
