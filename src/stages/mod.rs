@@ -1,5 +1,6 @@
 //! Every kind of stage, and the catalogue of them. Stages know the door and the craft; they never know the engine.
 
+mod command;
 mod dataset_synthetic;
 mod dataset_voc;
 pub mod debug;
@@ -41,6 +42,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         #[cfg(feature = "nn")]
         &Listed::<segment::Predict>::NEW,
         &Listed::<evaluate::Evaluate>::NEW,
+        &Listed::<command::Command>::NEW,
         &Listed::<debug::Items>::NEW,
         &Listed::<debug::Copy>::NEW,
         &Listed::<debug::Concat>::NEW,

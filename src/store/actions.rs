@@ -76,6 +76,15 @@ impl Record {
     }
 }
 
+/// All records of a cache.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// Those that can be read, by key.
+    pub readable: Vec<(Digest, Record)>,
+    /// Paths of those that cannot.
+    pub unreadable: Vec<PathBuf>,
+}
+
 /// What is known of an action.
 #[derive(Debug)]
 pub enum Lookup {
@@ -130,12 +139,12 @@ impl Store {
         self.write(&self.record_path(key), &bytes, sync)
     }
 
-    /// Returns every record that can be read, with its key, in no order.
+    /// Returns all records.
     ///
     /// # Errors
     /// If the folder cannot be listed.
-    pub fn records(&self) -> std::io::Result<Vec<(Digest, Record)>> {
-        let mut found = Vec::new();
+    pub fn records(&self) -> std::io::Result<Records> {
+        let mut records = Records::default();
         for folder in fs_err::read_dir(self.bucket().join("ac"))? {
             let folder = folder?.path();
             if !folder.is_dir() {
@@ -145,12 +154,15 @@ impl Store {
                 let path = entry?.path();
                 let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
                 let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-                if let (Some(key), Some(record)) = (key, record) {
-                    found.push((key, record));
+                match (key, record) {
+                    (Some(key), Some(record)) => records.readable.push((key, record)),
+                    _ => records.unreadable.push(path),
                 }
             }
         }
-        Ok(found)
+        records.readable.sort_by_key(|(key, _)| *key);
+        records.unreadable.sort();
+        Ok(records)
     }
 
     fn last_path(&self, pipeline: &str, stage: &str) -> PathBuf {
