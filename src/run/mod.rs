@@ -333,6 +333,8 @@ struct StepWork {
     prepared: Option<Arc<Prepared>>,
     output: Option<Artifact>,
     reason: String,
+    /// What is said when its first action begins.
+    announcement: Option<Event>,
     failure: Option<(String, Option<String>)>,
     started: Option<Instant>,
     seconds: f64,
@@ -410,7 +412,12 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let inputs = self.inputs(index);
         if matches!(job, Job::Act { .. }) {
             self.board.set(index, StepState::Running);
-            self.work[index].running += 1;
+            let work = &mut self.work[index];
+            work.running += 1;
+            work.started.get_or_insert_with(Instant::now);
+            if let Some(event) = work.announcement.take() {
+                (self.emit)(event);
+            }
         }
         self.in_flight += 1;
         let body = move || {
@@ -479,13 +486,13 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let reason = why::why(self.plan, &self.plan.steps[step], &prepared, self.shop.store);
         let work = &mut self.work[step];
         work.left = missing.len();
-        work.started.get_or_insert_with(Instant::now);
         if work.reason.is_empty() {
             work.reason.clone_from(&reason);
         }
         self.board.set(step, StepState::Ready);
         let cached = total - missing.len();
-        (self.emit)(Event::Started { stage, key: prepared.key, reason, actions: missing.len(), cached });
+        let announcement = Event::Started { stage, key: prepared.key, reason, actions: missing.len(), cached };
+        self.work[step].announcement = Some(announcement);
         for shard in missing {
             self.queue.push_back(Job::Act { step, prepared: Arc::clone(&prepared), shard });
         }

@@ -176,7 +176,7 @@ fn union<'a, A, B>(old: &'a BTreeMap<String, A>, new: &'a BTreeMap<String, B>) -
 /// Takes nested tables apart, so that each value has a dotted name.
 fn flatten(prefix: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     match value {
-        Value::Object(map) if !map.is_empty() => {
+        Value::Object(map) => {
             for (name, value) in map {
                 let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 flatten(&name, value, into);

@@ -1,12 +1,18 @@
 //! Tests that drive the program and its engine.
 
+mod cache;
 mod check;
+mod command;
 mod docs;
+mod faults;
 mod graph;
 mod licences;
 mod parameters;
+mod properties;
 mod rooms;
+mod run;
 mod stages;
+mod why;
 mod workbench;
 
 #[test]

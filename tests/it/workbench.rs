@@ -78,6 +78,34 @@ impl Workbench {
         Outcome { code: output.status.code(), stdout: self.text(&output.stdout), stderr: self.text(&output.stderr) }
     }
 
+    /// Runs the pipeline with `run --json` and more arguments, and returns the object with the outcome.
+    pub(crate) fn run_json<'a>(&self, more: impl IntoIterator<Item = &'a str>) -> (serde_json::Value, Outcome) {
+        let outcome = self.run(["run", "pipeline.toml", "--json"].into_iter().chain(more));
+        let object = serde_json::from_str(&outcome.stdout);
+        (object.unwrap_or_else(|error| panic!("{error} in {outcome:?}")), outcome)
+    }
+
+    /// Runs the pipeline and returns what came of each stage: `copy ran`, in order of the plan.
+    pub(crate) fn statuses<'a>(&self, more: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let (object, _) = self.run_json(more);
+        let stages = object["stages"].as_array().expect("stages are a list");
+        let word = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+        stages.iter().map(|stage| format!("{} {}", word(&stage["name"]), word(&stage["status"]))).collect()
+    }
+
+    /// Returns the events of the newest run whose name is `event`.
+    pub(crate) fn events(&self, event: &str) -> Vec<serde_json::Value> {
+        let runs = std::fs::read_dir(self.path("cache/runs")).expect("there are runs");
+        let newest = runs.map(|run| run.expect("runs can be listed").path()).max_by_key(|run| {
+            let made = std::fs::metadata(run.join("events.jsonl")).and_then(|metadata| metadata.modified());
+            made.unwrap_or(std::time::SystemTime::UNIX_EPOCH)
+        });
+        let text = std::fs::read_to_string(newest.expect("there is a run").join("events.jsonl"));
+        let text = text.expect("a run has events");
+        let all = text.lines().map(|line| serde_json::from_str(line).expect("events are JSON"));
+        all.filter(|one: &serde_json::Value| one["event"] == event).collect()
+    }
+
     fn text(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8(bytes.to_vec()).expect("the program writes UTF-8");
         text.replace(self.folder().to_str().expect("the folder's path is UTF-8"), "[FOLDER]")
