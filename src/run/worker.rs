@@ -132,6 +132,10 @@ impl Shop<'_> {
             report: &report,
             cancelled: self.cancelled,
         })?;
+        // A stage that goes on without something it could not read has no result either.
+        if let Some((_, message)) = lost.lock().unwrap_or_else(PoisonError::into_inner).first() {
+            return Err(StageError::data(message.clone()));
+        }
         let seconds = clock.elapsed().as_secs_f64();
         let said = said.lock().unwrap_or_else(PoisonError::into_inner);
         let provenance = Provenance { seconds, started: started.to_string(), ..self.provenance(step, &said) };

@@ -174,6 +174,7 @@ fn the_seed_changes_seeded_stages_only() {
     let output =
         |object: &serde_json::Value, stage: usize| object["stages"][stage]["output"].as_str().map(str::to_owned);
     assert_eq!(output(&object, 0), output(&object, 1), "a name is no content");
+    assert_eq!((&object["stages"][0]["status"], &object["stages"][1]["status"]), (&"ran".into(), &"cached".into()));
     assert_ne!(output(&object, 0), output(&object, 2));
     let (other, _) = bench.run_json(["--set", "pipeline.seed=1"]);
     assert_eq!(other["stages"][0]["reason"], "seed 0 -> 1");

@@ -1,0 +1,451 @@
+//! The main loop: which action runs next, and what its end means for the others. Runs nothing itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, Scope};
+use std::time::Instant;
+
+use super::event::Event;
+use super::state::{Board, StepState};
+use super::survey::{Standing, Survey, prepare};
+use super::worker::{Broken, Made, Said, Shop};
+use super::{Options, Outcome, Status, StepOutcome, why};
+use crate::digest::Digest;
+use crate::plan::action::Input;
+use crate::plan::prepare::{Artifact, Need, Prepared, ShardState, Trouble, assemble};
+use crate::plan::{Plan, Step};
+use crate::store::actions::Provenance;
+use crate::store::manifest::Entry;
+
+/// How often a step is put back because blobs of its inputs are gone, before it fails. Each round makes them again, so a
+/// second one means that something else removes or damages them.
+const ROUNDS: usize = 3;
+
+/// Stack of a thread that runs an action, in bytes: deep autodiff graphs are dropped recursively.
+const STACK: usize = 32 << 20;
+
+/// Something for a thread to do.
+enum Job {
+    Prepare(usize),
+    Act { step: usize, prepared: Arc<Prepared>, shard: Option<usize> },
+}
+
+impl Job {
+    fn step(&self) -> usize {
+        match self {
+            Self::Prepare(step) | Self::Act { step, .. } => *step,
+        }
+    }
+}
+
+/// What a thread has done.
+enum Message {
+    Prepared(usize, Result<Arc<Prepared>, Trouble>),
+    Acted { step: usize, shard: Option<usize>, seconds: f64, result: Result<(Made, Said), Broken> },
+}
+
+/// What is known of a step while the run is under way.
+#[derive(Default)]
+struct StepWork {
+    prepared: Option<Arc<Prepared>>,
+    output: Option<Artifact>,
+    reason: String,
+    /// What is said when its first action begins.
+    announcement: Option<Event>,
+    failure: Option<(String, Option<String>)>,
+    started: Option<Instant>,
+    seconds: f64,
+    /// Actions that have not ended.
+    left: usize,
+    /// Actions that are on a thread now.
+    running: usize,
+    shards: BTreeMap<u32, Option<Entry>>,
+    said: Said,
+    lost: Vec<(Digest, String)>,
+    rounds: usize,
+    ran: bool,
+    cancelled: bool,
+}
+
+pub(super) struct MainLoop<'a> {
+    plan: &'a Plan,
+    shop: &'a Shop<'a>,
+    options: &'a Options,
+    emit: &'a dyn Fn(Event),
+    board: Board,
+    work: Vec<StepWork>,
+    queue: VecDeque<Job>,
+    in_flight: usize,
+    stopped_by_failure: bool,
+    /// Steps that wait for another one whose action is the same, with that one.
+    twins: Vec<(usize, usize)>,
+}
+
+impl<'a> MainLoop<'a> {
+    /// Makes the loop of a plan. `chosen` says which steps are asked for.
+    pub(super) fn new(
+        plan: &'a Plan,
+        shop: &'a Shop<'a>,
+        options: &'a Options,
+        emit: &'a dyn Fn(Event),
+        chosen: &[bool],
+    ) -> Self {
+        Self {
+            plan,
+            shop,
+            options,
+            emit,
+            board: Board::new(plan, chosen),
+            work: plan.steps.iter().map(|_| StepWork::default()).collect(),
+            queue: VecDeque::new(),
+            in_flight: 0,
+            stopped_by_failure: false,
+            twins: Vec::new(),
+        }
+    }
+}
+
+impl<'scope, 'env: 'scope> MainLoop<'env> {
+    /// Runs until nothing is left to do, or the user asks to stop.
+    pub(super) fn drive(&mut self, scope: &'scope Scope<'scope, 'env>, survey: Survey) {
+        let (sender, receiver) = channel();
+        for (step, standing) in survey.standings.into_iter().enumerate() {
+            if let Standing::Known(prepared) = standing {
+                self.board.set(step, StepState::Wanted);
+                self.prepared(step, prepared);
+            }
+        }
+        self.want();
+        loop {
+            if self.options.cancelled.load(Ordering::Relaxed) {
+                self.queue.clear();
+            }
+            while self.in_flight < self.options.jobs.max(1)
+                && let Some(job) = self.queue.pop_front()
+            {
+                self.start(scope, job, sender.clone());
+            }
+            self.warn();
+            if self.in_flight == 0 {
+                break;
+            }
+            let Ok(message) = receiver.recv() else { break };
+            self.in_flight -= 1;
+            match message {
+                Message::Prepared(step, Ok(prepared)) => self.prepared(step, prepared),
+                Message::Prepared(step, Err(trouble)) => {
+                    self.work[step].failure = Some((trouble.message, trouble.help));
+                    self.fail(step);
+                }
+                Message::Acted { step, shard, seconds, result } => self.acted(step, shard, seconds, result),
+            }
+            self.want();
+        }
+    }
+
+    /// Puts a job on a thread of its own.
+    fn start(&mut self, scope: &'scope Scope<'scope, 'env>, job: Job, sender: Sender<Message>) {
+        let index = job.step();
+        let step: &'env Step = &self.plan.steps[index];
+        let shop = self.shop;
+        let inputs = self.inputs(index);
+        if matches!(job, Job::Act { .. }) {
+            self.board.set(index, StepState::Running);
+            let work = &mut self.work[index];
+            work.running += 1;
+            work.started.get_or_insert_with(Instant::now);
+            if let Some(event) = work.announcement.take() {
+                (self.emit)(event);
+            }
+        }
+        self.in_flight += 1;
+        let body = move || {
+            let message = match job {
+                Job::Prepare(_) => Message::Prepared(index, prepare(shop.planner, step, &inputs).map(Arc::new)),
+                Job::Act { prepared, shard, .. } => {
+                    let clock = Instant::now();
+                    let part = match (&prepared.need, shard) {
+                        (Need::Shards { shards, .. }, Some(shard)) => Some(&shards[shard]),
+                        _ => None,
+                    };
+                    let result = shop.act(step, &prepared, part);
+                    Message::Acted { step: index, shard, seconds: clock.elapsed().as_secs_f64(), result }
+                }
+            };
+            // The main loop waits for as many messages as it has started threads.
+            let _ = sender.send(message);
+        };
+        let builder = Builder::new().name(format!("stage {}", step.name)).stack_size(STACK);
+        if let Err(error) = builder.spawn_scoped(scope, body) {
+            self.in_flight -= 1;
+            self.work[index].running = self.work[index].running.saturating_sub(1);
+            self.work[index].failure = Some((format!("a thread could not be started: {error}"), None));
+            self.fail(index);
+        }
+    }
+
+    /// Returns the artifacts on a step's ports, as far as they are known.
+    fn inputs(&self, step: usize) -> Vec<Artifact> {
+        self.plan.steps[step].inputs.iter().filter_map(|input| self.work[input.step].output.clone()).collect()
+    }
+
+    /// Moves every step whose inputs have become known, or whose twin has ended.
+    fn want(&mut self) {
+        let board = &self.board;
+        for (step, _) in
+            self.twins.extract_if(.., |(_, twin)| !matches!(board.state(*twin), StepState::Ready | StepState::Running))
+        {
+            if board.state(step) == StepState::Wanted {
+                self.queue.push_front(Job::Prepare(step));
+            }
+        }
+        for step in self.board.all(|state| state == StepState::Unknown) {
+            if self.board.inputs_known(step) {
+                self.board.set(step, StepState::Wanted);
+                // In front: what it costs to know more is small, and it may free whole branches.
+                self.queue.push_front(Job::Prepare(step));
+            }
+        }
+    }
+
+    fn prepared(&mut self, step: usize, prepared: Arc<Prepared>) {
+        let stage = self.plan.steps[step].name.clone();
+        self.work[step].prepared = Some(Arc::clone(&prepared));
+        let (total, missing): (usize, Vec<Option<usize>>) = match &prepared.need {
+            Need::Nothing(artifact) => return self.end(step, artifact.clone(), StepState::Cached),
+            Need::Assembly(artifact) => {
+                let said = Said::default();
+                let started = jiff::Timestamp::now().to_string();
+                let provenance = Provenance { started, ..self.shop.provenance(&self.plan.steps[step], &said) };
+                return self.keep(step, &prepared, artifact.clone(), provenance, StepState::Cached);
+            }
+            Need::Whole => (1, vec![None]),
+            Need::Shards { shards, .. } => {
+                let hits = shards.iter().filter_map(|shard| match &shard.state {
+                    ShardState::Hit(entry) => Some((shard.bucket, entry.clone())),
+                    ShardState::Miss => None,
+                });
+                self.work[step].shards = hits.collect();
+                let missing = (0..shards.len()).filter(|shard| shards[*shard].state == ShardState::Miss);
+                (shards.len(), missing.map(Some).collect())
+            }
+        };
+        let twin = (0..self.work.len()).find(|other| {
+            let same = self.work[*other].prepared.as_ref().is_some_and(|other| other.key == prepared.key);
+            *other != step && same && matches!(self.board.state(*other), StepState::Ready | StepState::Running)
+        });
+        if let Some(twin) = twin {
+            // The same work is under way: this step looks again when it has ended, one way or the other.
+            self.twins.push((step, twin));
+            return;
+        }
+        let reason = why::why(self.plan, &self.plan.steps[step], &prepared, self.shop.store);
+        let work = &mut self.work[step];
+        work.left = missing.len();
+        if work.reason.is_empty() {
+            work.reason.clone_from(&reason);
+        }
+        self.board.set(step, StepState::Ready);
+        let cached = total - missing.len();
+        let announcement = Event::Started { stage, key: prepared.key, reason, actions: missing.len(), cached };
+        self.work[step].announcement = Some(announcement);
+        for shard in missing {
+            self.queue.push_back(Job::Act { step, prepared: Arc::clone(&prepared), shard });
+        }
+    }
+
+    fn acted(&mut self, step: usize, shard: Option<usize>, seconds: f64, result: Result<(Made, Said), Broken>) {
+        let stage = self.plan.steps[step].name.clone();
+        let Some(prepared) = self.work[step].prepared.clone() else { return };
+        let bucket = match (&prepared.need, shard) {
+            (Need::Shards { shards, .. }, Some(shard)) => Some(shards[shard].bucket),
+            _ => None,
+        };
+        let work = &mut self.work[step];
+        work.running -= 1;
+        match result {
+            Ok((made, said)) => {
+                work.ran = true;
+                work.left -= 1;
+                work.said.metrics.extend(said.metrics);
+                work.said.warnings.extend(said.warnings);
+                (self.emit)(Event::ActionDone { stage, bucket, seconds });
+                match (made, bucket) {
+                    (Made::Whole(artifact), _) => return self.end(step, artifact, StepState::Done),
+                    (Made::Shard(entry), Some(bucket)) => {
+                        work.shards.insert(bucket, entry);
+                    }
+                    (Made::Shard(_), None) => {}
+                }
+            }
+            Err(Broken::Failed { message, help }) => {
+                work.failure.get_or_insert((message, help));
+            }
+            Err(Broken::Cancelled) => work.cancelled = true,
+            Err(Broken::Lost(lost)) => work.lost.extend(lost),
+        }
+        let work = &self.work[step];
+        let broken = work.failure.is_some() || !work.lost.is_empty() || work.cancelled;
+        if broken {
+            self.queue.retain(|job| job.step() != step);
+        }
+        if self.work[step].running > 0 {
+            return;
+        }
+        if self.work[step].failure.is_some() {
+            self.fail(step);
+        } else if !self.work[step].lost.is_empty() {
+            self.make_again(step);
+        } else if !broken && self.work[step].left == 0 {
+            self.assemble(step, &prepared);
+        }
+    }
+
+    /// Puts a per-image stage's shards together and records the whole.
+    fn assemble(&mut self, step: usize, prepared: &Prepared) {
+        let Need::Shards { buckets, meta, .. } = &prepared.need else { return };
+        let shards = std::mem::take(&mut self.work[step].shards);
+        let shards = shards.into_iter().filter_map(|(bucket, entry)| Some((bucket, entry?)));
+        let artifact = assemble(&self.plan.steps[step], *buckets, meta.clone(), shards);
+        let seconds = self.work[step].started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        let span = jiff::SignedDuration::try_from_secs_f64(seconds).unwrap_or_default();
+        let provenance = Provenance {
+            started: (jiff::Timestamp::now() - span).to_string(),
+            seconds,
+            ..self.shop.provenance(&self.plan.steps[step], &self.work[step].said)
+        };
+        self.keep(step, prepared, artifact, provenance, StepState::Done);
+    }
+
+    fn keep(&mut self, step: usize, prepared: &Prepared, artifact: Artifact, provenance: Provenance, state: StepState) {
+        let kept = self
+            .shop
+            .keep_action(&prepared.action, &prepared.items, prepared, false)
+            .and_then(|()| self.shop.keep_artifact(prepared.key, &artifact, provenance, false));
+        match kept {
+            Ok(()) => self.end(step, artifact, state),
+            Err(error) => {
+                self.work[step].failure = Some((error.to_string(), None));
+                self.fail(step);
+            }
+        }
+    }
+
+    /// A step has its result.
+    fn end(&mut self, step: usize, artifact: Artifact, state: StepState) {
+        let stage = self.plan.steps[step].name.clone();
+        let output = artifact.digest;
+        let work = &mut self.work[step];
+        work.output = Some(artifact);
+        // A step whose lost parts were made again has run, even if its own record was found in the end.
+        let state = if work.ran { StepState::Done } else { state };
+        let key = work.prepared.as_ref().map_or(output, |prepared| prepared.key);
+        work.seconds = work.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        let seconds = work.seconds;
+        self.board.set(step, state);
+        if let Err(error) = self.shop.store.set_last(&self.plan.pipeline, &stage, key) {
+            (self.emit)(Event::Warning { stage: Some(stage.clone()), message: error.to_string() });
+        }
+        (self.emit)(match state {
+            StepState::Done => Event::Done { stage, key, output, seconds },
+            _ => Event::Cached { stage, key, output },
+        });
+    }
+
+    fn fail(&mut self, step: usize) {
+        let work = &mut self.work[step];
+        work.seconds = work.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        let (message, help) = work.failure.clone().unwrap_or_default();
+        work.reason.clone_from(&message);
+        let stage = self.plan.steps[step].name.clone();
+        self.board.set(step, StepState::Failed);
+        self.queue.retain(|job| job.step() != step);
+        (self.emit)(Event::Failed { stage, message, help, seconds: self.work[step].seconds });
+        for (skipped, above) in self.board.skip_behind(step) {
+            let reason = format!("waits for {}", self.plan.steps[above].name);
+            self.queue.retain(|job| job.step() != skipped);
+            self.skip(skipped, reason);
+        }
+        if self.options.fail_fast {
+            self.stopped_by_failure = true;
+            self.options.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn skip(&mut self, step: usize, reason: String) {
+        self.board.set(step, StepState::Skipped);
+        self.work[step].reason.clone_from(&reason);
+        (self.emit)(Event::Skipped { stage: self.plan.steps[step].name.clone(), reason });
+    }
+
+    /// Blobs that a step reads are gone: the steps that made them are looked at again, and this one waits for them.
+    fn make_again(&mut self, step: usize) {
+        let lost = std::mem::take(&mut self.work[step].lost);
+        self.work[step].rounds += 1;
+        let makers: Vec<usize> = (0..step)
+            .filter(|maker| {
+                self.work[*maker].output.as_ref().is_some_and(|output| {
+                    let parts = || output.manifest.entries.values().flat_map(Entry::blobs).map(|(digest, _)| digest);
+                    lost.iter().any(|(digest, _)| *digest == output.digest || parts().any(|part| part == *digest))
+                })
+            })
+            .collect();
+        // An input that was made again in the meantime may have come out differently; then this step only looks again.
+        let stale =
+            self.work[step].prepared.as_ref().is_some_and(|prepared| {
+                self.plan.steps[step].inputs.iter().zip(self.inputs(step)).any(|(input, artifact)| {
+                    prepared.action.inputs.get(input.port) != Some(&Input::Whole(artifact.digest))
+                })
+            });
+        if (makers.is_empty() && !stale) || self.work[step].rounds > ROUNDS {
+            let message = lost.first().map(|(_, message)| message.clone()).unwrap_or_default();
+            self.work[step].failure = Some((message, Some("`orandflow cache verify` looks at the whole cache".into())));
+            return self.fail(step);
+        }
+        for (_, message) in &lost {
+            let message = format!("{message}; it is made again");
+            (self.emit)(Event::Warning { stage: Some(self.plan.steps[step].name.clone()), message });
+        }
+        self.board.set(step, StepState::Unknown);
+        for maker in makers {
+            if self.board.state(maker).has_result() {
+                self.board.set(maker, StepState::Unknown);
+                self.work[maker].reason.clear();
+            }
+        }
+    }
+
+    fn warn(&self) {
+        for message in self.shop.planner.take_warnings() {
+            (self.emit)(Event::Warning { stage: None, message });
+        }
+    }
+
+    /// Returns what came of each chosen step.
+    pub(super) fn finish(mut self) -> Outcome {
+        let stopped = self.options.cancelled.load(Ordering::Relaxed);
+        let why_left = if self.stopped_by_failure { "stopped by --fail-fast" } else { "interrupted" };
+        for step in self.board.all(|state| !state.is_final()) {
+            self.skip(step, why_left.to_owned());
+        }
+        let steps = self.board.all(|state| state != StepState::Outside).into_iter().map(|step| {
+            let work = &mut self.work[step];
+            StepOutcome {
+                step,
+                status: match self.board.state(step) {
+                    StepState::Cached => Status::Cached,
+                    StepState::Done => Status::Ran,
+                    StepState::Failed => Status::Failed,
+                    _ => Status::Skipped,
+                },
+                reason: std::mem::take(&mut work.reason),
+                key: work.prepared.as_ref().map(|prepared| prepared.key),
+                output: work.output.take(),
+                seconds: work.seconds,
+            }
+        });
+        Outcome { steps: steps.collect(), interrupted: stopped && !self.stopped_by_failure, seconds: 0.0 }
+    }
+}

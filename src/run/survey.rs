@@ -1,0 +1,96 @@
+//! What is known of each step before anything runs. Runs nothing and writes nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::worker::guard;
+use super::{Outcome, Status, StepOutcome, why};
+use crate::diag::Diagnostic;
+use crate::plan::prepare::{Artifact, Need, Planner, Prepared, Trouble};
+use crate::plan::{Plan, Step};
+use crate::store::Store;
+
+/// What is known of each step before anything runs.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) standings: Vec<Standing>,
+    seconds: f64,
+}
+
+#[derive(Debug)]
+pub(super) enum Standing {
+    Outside,
+    /// It waits for the step with this index.
+    Waits(usize),
+    Known(Arc<Prepared>),
+}
+
+impl Survey {
+    /// Looks at every chosen step whose inputs are there already. Runs nothing and writes nothing.
+    ///
+    /// # Errors
+    /// Everything that the stages refuse.
+    pub fn of(plan: &Plan, chosen: &[bool], planner: &Planner<'_>) -> Result<Self, Vec<Diagnostic>> {
+        let clock = Instant::now();
+        let mut outputs: Vec<Option<Artifact>> = vec![None; plan.steps.len()];
+        let mut standings = Vec::with_capacity(plan.steps.len());
+        let mut wrong = Vec::new();
+        for (index, step) in plan.steps.iter().enumerate() {
+            if !chosen[index] {
+                standings.push(Standing::Outside);
+                continue;
+            }
+            let inputs: Result<Vec<Artifact>, usize> =
+                step.inputs.iter().map(|input| outputs[input.step].clone().ok_or(input.step)).collect();
+            standings.push(match inputs {
+                Err(missing) => Standing::Waits(missing),
+                Ok(inputs) => match prepare(planner, step, &inputs) {
+                    Err(trouble) => {
+                        wrong.push(trouble.diagnostic(step));
+                        Standing::Waits(index)
+                    }
+                    Ok(prepared) => {
+                        if let Need::Nothing(artifact) | Need::Assembly(artifact) = &prepared.need {
+                            outputs[index] = Some(artifact.clone());
+                        }
+                        Standing::Known(Arc::new(prepared))
+                    }
+                },
+            });
+        }
+        if wrong.is_empty() { Ok(Self { standings, seconds: clock.elapsed().as_secs_f64() }) } else { Err(wrong) }
+    }
+
+    /// Returns how long it took, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Returns the steps as a plan shows them.
+    pub fn outcome(&self, plan: &Plan, store: &Store) -> Outcome {
+        let steps = self.standings.iter().enumerate().filter_map(|(index, standing)| {
+            let (status, reason, key, output) = match standing {
+                Standing::Outside => return None,
+                Standing::Waits(above) => {
+                    (Status::Unknown, format!("waits for {}", plan.steps[*above].name), None, None)
+                }
+                Standing::Known(prepared) => match &prepared.need {
+                    Need::Nothing(artifact) | Need::Assembly(artifact) => {
+                        (Status::Cached, String::new(), Some(prepared.key), Some(artifact.clone()))
+                    }
+                    _ => (Status::ToRun, why::why(plan, &plan.steps[index], prepared, store), Some(prepared.key), None),
+                },
+            };
+            Some(StepOutcome { step: index, status, reason, key, output, seconds: 0.0 })
+        });
+        Outcome { steps: steps.collect(), interrupted: false, seconds: self.seconds }
+    }
+}
+
+/// Prepares a step; a panic of the stage is a trouble like any other.
+pub(super) fn prepare(planner: &Planner<'_>, step: &Step, inputs: &[Artifact]) -> Result<Prepared, Trouble> {
+    guard(|| planner.prepare(step, inputs)).unwrap_or_else(|panic| {
+        let help = Some("this is a bug of the stage".to_owned());
+        Err(Trouble { message: panic, help, parameter: None })
+    })
+}
