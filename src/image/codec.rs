@@ -208,7 +208,9 @@ fn color_name(color: ColorType) -> &'static str {
 }
 
 fn damaged_jpeg(error: &impl std::fmt::Debug) -> String {
-    format!("this JPEG is damaged: {error:?}")
+    // The decoder's messages run over several lines.
+    let message = format!("{error:?}").split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("this JPEG is damaged: {message}")
 }
 
 fn damaged_png(error: &png::DecodingError) -> String {

@@ -31,7 +31,7 @@ pub(super) struct Params {
     #[serde(default = "default_size")]
     #[schemars(range(min = 16, max = 4096))]
     size: usize,
-    /// Number of foreground classes. They come in pairs that share the body and differ in a small mark
+    /// Number of foreground classes; pairs of them share the body and differ in a small mark
     #[serde(default = "default_classes")]
     #[schemars(range(min = 2, max = 8))]
     classes: usize,
@@ -42,7 +42,7 @@ pub(super) struct Params {
     /// Whether the set carries the exact masks as its ground truth
     #[serde(default = "default_masks")]
     masks: bool,
-    /// Sets with different seeds have different images. The pipeline's own seed does not touch a data set
+    /// Sets with different seeds have different images; the pipeline's seed does not touch a data set
     #[serde(default)]
     seed: u64,
 }
@@ -94,7 +94,7 @@ impl Stage for DatasetSynthetic {
             if (least..=most).contains(&value) {
                 Ok(())
             } else {
-                let message = format!("`{name}` is {value}, but must be from {least} to {most}");
+                let message = format!("{value} is not from {least} to {most}");
                 Err(StageError::parameter(name, message))
             }
         };

@@ -20,21 +20,27 @@ use crate::stage::{
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// Folder of the data set: it has `JPEGImages` (JPEG or PNG), `ImageSets/Segmentation` and, where the classes are not the
-    /// 20 of PASCAL VOC, `classes.txt` with one name per line, the background first
+    /// Folder of the data set, in VOC layout
+    ///
+    /// It has `JPEGImages` (JPEG or PNG), `ImageSets/Segmentation` and, where the classes are not the 20 of PASCAL VOC,
+    /// `classes.txt` with one name per line, the background first.
     root: NotInKey<String>,
-    /// Name of the split: the file `ImageSets/Segmentation/SPLIT.txt`, one image id or image path per line
+    /// Name of the split: the file `ImageSets/Segmentation/SPLIT.txt`, one image id or path per line
     split: String,
-    /// Folder in the root with ground-truth masks (palette or grey PNG), such as `SegmentationClass`; without it the set has
-    /// no ground truth
+    /// Folder in the root with ground-truth masks, such as `SegmentationClass`
+    ///
+    /// Palette or 8-bit grey PNG, 255 = does not count. Without it the set has no ground truth.
     #[serde(default)]
     masks: NotInKey<Option<String>>,
-    /// Where image-level labels come from: `annotations` (the objects in `Annotations/ID.xml`), `masks` (the classes in the
-    /// masks of `labels_from`), or the path of a CSV file with the columns `id` and `label`. Without it: `annotations` where
-    /// that folder exists, else `masks`
+    /// Where image-level labels come from: `annotations`, `masks`, or the path of a CSV file
+    ///
+    /// `annotations`: the objects in `Annotations/ID.xml`. `masks`: the classes in the masks of `labels_from`. A CSV file has the
+    /// columns `id` and `label`. Without it: `annotations` where that folder exists, else `masks`.
     #[serde(default)]
     labels: NotInKey<Option<String>>,
-    /// Folder in the root with the masks that labels are read from; without it the folder of `masks`, or `SegmentationClass`
+    /// Folder in the root with the masks that labels are read from
+    ///
+    /// Without it the folder of `masks`, or `SegmentationClass`.
     #[serde(default)]
     labels_from: NotInKey<Option<String>>,
     /// Number of images, counted from the top of the split file; without it all
@@ -75,7 +81,7 @@ impl Stage for DatasetVoc {
 
     fn check(params: &Params) -> Result<(), StageError> {
         if params.limit.0 == Some(0) {
-            return Err(StageError::parameter("limit", "`limit` is 0: a set needs at least one image"));
+            return Err(StageError::parameter("limit", "a set needs at least one image"));
         }
         if let Some(labels) = &params.labels.0
             && !matches!(labels.as_str(), "annotations" | "masks")

@@ -30,11 +30,16 @@ enum IgnoredPrediction {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// Number of classes that are scored, the background among them; without it all. Pixels whose true or predicted class is
-    /// another do not count. The programs released with the paper score 20 of VOC's 21 classes, all but `tvmonitor`
+    /// Number of classes that are scored, the background among them; without it all
+    ///
+    /// Pixels whose true or predicted class is another do not count. The programs released with the paper score 20 of VOC's 21
+    /// classes, all but `tvmonitor`.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     num_classes: Option<usize>,
-    /// What becomes of predicted pixels of index 255: `drop` (they do not count) or `background` (as IRN's evaluation has it)
+    /// What becomes of predicted pixels of index 255: `drop` (they do not count) or `background`
+    ///
+    /// IRN's evaluation calls them background.
     #[serde(default)]
     ignored_prediction: IgnoredPrediction,
 }

@@ -49,9 +49,10 @@ pub(super) enum Recipe {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// Whose choice of `normalisation` holds where it is not given. `paper`: `per_class` for OR and AND, `none` for the average.
-    /// `upstream`: `none` for OR and AND, `per_class` for the average; its programs also add 0.15 to the maps of a ViT, so
-    /// give `offset = 0.15` where `b` is one
+    /// Whose choice of `normalisation` holds where it is not given: `paper` or `upstream`
+    ///
+    /// `paper`: `per_class` for OR and AND, `none` for the average. `upstream`: `none` for OR and AND, `per_class` for the
+    /// average; its programs also add 0.15 to the maps of a ViT, so give `offset = 0.15` where `b` is one.
     #[serde(default)]
     recipe: Recipe,
     /// What the result is divided by; without it as `recipe` says
@@ -143,7 +144,10 @@ fn check(params: &Params) -> Result<(), StageError> {
     if (-1.0..=1.0).contains(&params.offset) {
         return Ok(());
     }
-    Err(StageError::parameter("offset", format!("`offset` is {}, but maps lie in 0 to 1", params.offset)))
+    Err(StageError::parameter(
+        "offset",
+        format!("{} is more than maps, which lie in 0 to 1, can be off", params.offset),
+    ))
 }
 
 fn meta(inputs: &Inputs) -> Result<serde_json::Value, StageError> {

@@ -17,8 +17,12 @@ use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Params {
     /// A pixel is an object where a map exceeds this, 0 to 1
+    #[schemars(range(min = 0.0, max = 1.0))]
     conf_fg: f32,
-    /// A pixel is background where no map exceeds this, 0 to `conf_fg`. What lies between is left open (index 255)
+    /// A pixel is background where no map exceeds this, 0 to `conf_fg`
+    ///
+    /// What lies between the two is left open (index 255).
+    #[schemars(range(min = 0.0, max = 1.0))]
     conf_bg: f32,
     /// How far the CRF believes each pass, as a probability, 0 to 1
     gt_prob: f32,
@@ -94,15 +98,15 @@ impl Stage for IrnLabels {
     fn check(params: &Params) -> Result<(), StageError> {
         for (name, value) in [("conf_fg", params.conf_fg), ("conf_bg", params.conf_bg)] {
             if !(0.0..=1.0).contains(&value) {
-                return Err(StageError::parameter(name, format!("`{name}` is {value}, but maps lie in 0 to 1")));
+                return Err(StageError::parameter(name, format!("maps lie in 0 to 1, and {value} does not")));
             }
         }
         if params.conf_bg > params.conf_fg {
-            let message = format!("`conf_bg` is {}, above `conf_fg`, which is {}", params.conf_bg, params.conf_fg);
+            let message = format!("{} is above `conf_fg`, which is {}", params.conf_bg, params.conf_fg);
             return Err(StageError::parameter("conf_bg", message));
         }
         if !(params.gt_prob > 0.0 && params.gt_prob < 1.0) {
-            let message = format!("`gt_prob` is {}, but must be a probability between 0 and 1", params.gt_prob);
+            let message = format!("{} is not a probability between 0 and 1", params.gt_prob);
             return Err(StageError::parameter("gt_prob", message));
         }
         for (name, value) in [
@@ -111,7 +115,7 @@ impl Stage for IrnLabels {
             ("bilateral_srgb", params.bilateral_srgb),
         ] {
             if !(value > 0.0 && value.is_finite()) {
-                return Err(StageError::parameter(name, format!("`{name}` is {value}, but must be above 0")));
+                return Err(StageError::parameter(name, format!("{value} is not above 0")));
             }
         }
         Ok(())

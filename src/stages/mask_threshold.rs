@@ -15,9 +15,11 @@ use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// Score of the background, 0 to 1: a pixel gets the class with the largest score above it, and is background where there is
-    /// none. Not looked at where the port `threshold` is connected
+    /// Score of the background, 0 to 1: a pixel is background unless a class scores higher
+    ///
+    /// Among such classes the highest score wins. Not looked at where the port `threshold` is connected.
     #[serde(default = "default_background")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     background: f32,
 }
 
@@ -76,7 +78,7 @@ impl Stage for MaskThreshold {
         if (0.0..=1.0).contains(&params.background) {
             return Ok(());
         }
-        let message = format!("`background` is {}, but scores lie in 0 to 1", params.background);
+        let message = format!("scores lie in 0 to 1, and {} does not", params.background);
         Err(StageError::parameter("background", message))
     }
 

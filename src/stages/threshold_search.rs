@@ -30,22 +30,27 @@ enum Objective {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// What makes a threshold the best: `miou` (the largest mean IoU) or `precision_over_recall` (the first whose mean precision is
-    /// above its mean recall)
+    /// What makes a threshold the best: `miou` or `precision_over_recall`
+    ///
+    /// `miou`: the largest mean IoU. `precision_over_recall`: the first whose mean precision is above its mean recall.
     #[serde(default)]
     objective: Objective,
-    /// Lowest threshold, 0 to 1 (upstream's search of ORANDNet begins at 0.1)
+    /// Lowest threshold, 0 to 1 (upstream's search begins at 0.1)
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
     lowest: f64,
     /// Highest threshold, 0 to 1
     #[serde(default = "default_highest")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     highest: f64,
     /// Distance between thresholds
     #[serde(default = "default_step")]
     step: f64,
-    /// Number of classes that are scored, the background among them; without it all. Pixels whose true or predicted class is
-    /// another do not count
+    /// Number of classes that are scored, the background among them; without it all
+    ///
+    /// Pixels whose true or predicted class is another do not count.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     num_classes: Option<usize>,
 }
 
@@ -94,16 +99,15 @@ impl Stage for ThresholdSearch {
     fn check(params: &Params) -> Result<(), StageError> {
         for (name, value) in [("lowest", params.lowest), ("highest", params.highest)] {
             if !(0.0..=1.0).contains(&value) {
-                return Err(StageError::parameter(name, format!("`{name}` is {value}, but scores lie in 0 to 1")));
+                return Err(StageError::parameter(name, format!("scores lie in 0 to 1, and {value} does not")));
             }
         }
         if params.highest < params.lowest {
-            let message = format!("`highest` is {}, below `lowest`, which is {}", params.highest, params.lowest);
+            let message = format!("{} is below `lowest`, which is {}", params.highest, params.lowest);
             return Err(StageError::parameter("highest", message));
         }
         if !(params.step > 0.0 && (params.highest - params.lowest) / params.step < MOST as f64) {
-            let message =
-                format!("`step` is {}, but must be above 0 and give fewer than {MOST} thresholds", params.step);
+            let message = format!("{} is not above 0, or gives {MOST} thresholds or more", params.step);
             return Err(StageError::parameter("step", message));
         }
         Ok(())

@@ -3,11 +3,16 @@
 mod cache;
 mod check;
 mod command;
+mod dataset;
 mod docs;
+mod evaluate;
+mod export;
 mod faults;
+mod fuse;
 mod graph;
 mod licences;
 mod parameters;
+mod photographs;
 mod properties;
 mod rooms;
 mod run;
