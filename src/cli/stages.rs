@@ -116,7 +116,7 @@ fn collect(schema: &Value, prefix: &str, in_key: bool, all: &mut Vec<Parameter>)
         let default = if required.contains(&name.as_str()) {
             None
         } else {
-            Some(field.get("default").map_or_else(|| "none".to_owned(), toml))
+            Some(field.get("default").map_or_else(|| "not set".to_owned(), toml))
         };
         let full = format!("{prefix}{name}");
         all.push(Parameter {
@@ -167,7 +167,7 @@ fn words(schema: &Value) -> Vec<(String, String)> {
 /// Returns a JSON value as TOML writes it.
 fn toml(value: &Value) -> String {
     match value {
-        Value::Null => "none".to_owned(),
+        Value::Null => "not set".to_owned(),
         Value::Number(number) => match number.as_f64() {
             // A single-precision default became a double on its way here; its own shortest form is meant.
             Some(double) if number.is_f64() && f64::from(double as f32) == double => format!("{:?}", double as f32),

@@ -52,14 +52,17 @@ pub fn elements(schema: &Value) -> Option<&Value> {
     branches(schema).into_iter().find_map(|branch| branch.get("items").filter(|items| items.is_object()))
 }
 
-/// Returns the doc comment as one line that ends as a sentence does.
+/// Returns the doc comment as one line; each of its paragraphs ends as a sentence does.
 pub fn description(schema: &Value) -> Option<String> {
     let text = branches(schema).into_iter().find_map(|branch| branch.get("description")?.as_str())?;
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if !line.ends_with(['.', '!', '?', ':']) {
-        line.push('.');
-    }
-    Some(line)
+    let sentence = |paragraph: &str| {
+        let mut line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !line.ends_with(['.', '!', '?', ':']) {
+            line.push('.');
+        }
+        line
+    };
+    Some(text.split("\n\n").map(sentence).collect::<Vec<_>>().join(" "))
 }
 
 /// Whether the parameter is part of the key.

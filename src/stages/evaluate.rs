@@ -19,10 +19,10 @@ use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum IgnoredPrediction {
-    /// They do not count
+    /// they do not count
     #[default]
     Drop,
-    /// They count as background
+    /// they count as background, as in IRN's evaluation
     Background,
 }
 
@@ -37,9 +37,7 @@ pub(super) struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     num_classes: Option<usize>,
-    /// What becomes of predicted pixels of index 255: `drop` (they do not count) or `background`
-    ///
-    /// IRN's evaluation calls them background.
+    /// What becomes of predicted pixels of index 255, such as the unsure ones of a seed set
     #[serde(default)]
     ignored_prediction: IgnoredPrediction,
 }

@@ -16,11 +16,11 @@ use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Normalisation {
-    /// Each class's map by its own largest value: how Eq. 1 of the paper reads most naturally
+    /// each class's map by its own largest value: how Eq. 1 of the paper reads most naturally
     PerClass,
-    /// All maps of an image by the largest value among them, which keeps the ratios between classes
+    /// all maps of an image by the largest value among them, which keeps the ratios between classes
     Global,
-    /// Nothing
+    /// nothing
     None,
 }
 
@@ -38,10 +38,11 @@ impl From<Normalisation> for cam::Normalisation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Recipe {
-    /// The text of the paper
+    /// as the text has it: `per_class` for OR and AND, `none` for the average
     #[default]
     Paper,
-    /// What the released programs do
+    /// as the released programs do it: `none` for OR and AND, `per_class` for the average; they also add 0.15 to the maps of a
+    /// ViT, so give `offset = 0.15` where `b` is one
     Upstream,
 }
 
@@ -49,10 +50,7 @@ pub(super) enum Recipe {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// Whose choice of `normalisation` holds where it is not given: `paper` or `upstream`
-    ///
-    /// `paper`: `per_class` for OR and AND, `none` for the average. `upstream`: `none` for OR and AND, `per_class` for the
-    /// average; its programs also add 0.15 to the maps of a ViT, so give `offset = 0.15` where `b` is one.
+    /// Whose choice of `normalisation` holds where it is not given
     #[serde(default)]
     recipe: Recipe,
     /// What the result is divided by; without it as `recipe` says

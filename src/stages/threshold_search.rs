@@ -19,10 +19,10 @@ const MOST: usize = 10_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Objective {
-    /// The largest mean IoU
+    /// the largest mean IoU
     #[default]
     Miou,
-    /// The first threshold whose mean precision is above its mean recall, as upstream's `finding_best_thres`
+    /// the first threshold whose mean precision is above its mean recall, as upstream's `finding_best_thres`
     PrecisionOverRecall,
 }
 
@@ -30,9 +30,7 @@ enum Objective {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
-    /// What makes a threshold the best: `miou` or `precision_over_recall`
-    ///
-    /// `miou`: the largest mean IoU. `precision_over_recall`: the first whose mean precision is above its mean recall.
+    /// What makes a threshold the best
     #[serde(default)]
     objective: Objective,
     /// Lowest threshold, 0 to 1 (upstream's search begins at 0.1)

@@ -180,7 +180,7 @@ fn an_unknown_source_of_labels_is_refused_at_its_place() {
     5 │ labels = "mask"
       │          ━━━━━━
       │
-      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, or the path of a CSV file `annotations`: the objects in `Annotations/ID.xml`
+      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, or the path of a CSV file
     "#);
 }
 

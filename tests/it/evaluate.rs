@@ -223,7 +223,7 @@ fn thresholds_that_make_no_sense_are_refused_at_their_place() {
     13 │ background = 25
        │              ━━
        │
-       ╰ help: `background`: Score of the background, 0 to 1: a pixel is background unless a class scores higher Among such classes the highest score wins
+       ╰ help: `background`: Score of the background, 0 to 1: a pixel is background unless a class scores higher
     ");
     bench.write("pipeline.toml", with("").replace("scores = \"maps\"", "scores = \"maps\", threshold = \"images\""));
     insta::assert_snapshot!(refused_at_once(&bench), @r#"

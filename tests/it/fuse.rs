@@ -132,6 +132,6 @@ fn labels_whose_background_is_surer_than_their_objects_are_refused() {
     13 │ conf_bg = 0.2
        │           ━━━
        │
-       ╰ help: `conf_bg`: A pixel is background where no map exceeds this, 0 to `conf_fg` What lies between the two is left open (index 255)
+       ╰ help: `conf_bg`: A pixel is background where no map exceeds this, 0 to `conf_fg`
     ");
 }

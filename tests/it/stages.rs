@@ -35,7 +35,7 @@ fn a_kind_is_explained() {
     parameters
       note: a whole number; default 0
           Part of the key without any effect on the result.
-      refuse: a string; default none
+      refuse: a string; default not set
           Refuses the shard that has this item.
       suffix: a string; default ""
           Written behind every item.
