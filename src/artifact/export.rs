@@ -286,6 +286,31 @@ mod tests {
     }
 
     #[test]
+    fn weights_keep_their_tensors_and_get_a_description() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let tensors = weights::NamedTensors::from([(
+            "conv1.weight".to_owned(),
+            weights::Values { shape: vec![1, 2], data: vec![0.5, -1.0] },
+        )]);
+        let (manifest, shelf) = set(Kind::Weights, &[(weights::PART, weights::encode(&tensors))]);
+        assert_eq!(export(&manifest, &shelf, folder.path(), Some(Format::Safetensors)), Ok(2));
+        let written = std::fs::read(folder.path().join(weights::PART)).expect("readable");
+        assert_eq!(weights::decode(&written), Ok(tensors));
+        let description = std::fs::read(folder.path().join("weights.json")).expect("readable");
+        let description: serde_json::Value = serde_json::from_slice(&description).expect("JSON");
+        assert_eq!(description, manifest.meta);
+        assert!(export(&manifest, &shelf, folder.path(), Some(Format::Npy)).is_err());
+    }
+
+    #[test]
+    fn a_part_that_is_gone_is_an_error_and_leaves_no_half_file() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let (manifest, _) = set(Kind::Files, &[("a.txt", vec![1])]);
+        assert!(export(&manifest, &Shelf(BTreeMap::new()), folder.path(), None).is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
     fn no_name_leads_out_of_the_folder() {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let inside = folder.path().join("inside");

@@ -420,28 +420,4 @@ mod tests {
         assert!(images_with[0] >= 195, "nearly every picture has background: {images_with:?}");
         assert!(images_with[1..].iter().all(|&count| count >= 15), "{images_with:?}");
     }
-
-    #[test]
-    #[ignore = "draws a contact sheet for the eye; ORANDFLOW_SHEET names the file"]
-    fn contact_sheet() {
-        let Ok(path) = std::env::var("ORANDFLOW_SHEET") else { return };
-        let (columns, rows, size) = (12, 8, 64);
-        let recipe = Recipe { size, ..recipe() };
-        let mut sheet = Rgb::new(rows * size, columns * size, vec![0; rows * columns * size * size * 3]);
-        for tile in 0..rows / 2 * columns {
-            let (image, mask) = recipe.draw(tile);
-            let palette = crate::image::palette::voc_palette();
-            let color = |label: u8| palette[usize::from(label) * 3..][..3].to_vec();
-            let colored = mask.data().iter().flat_map(|&label| color(label)).collect();
-            for (half, picture) in [image, Rgb::new(size, size, colored)].iter().enumerate() {
-                for row in 0..size {
-                    let y = (tile / columns * 2 + half) * size + row;
-                    let start = (y * columns * size + tile % columns * size) * 3;
-                    let line = &picture.data()[row * size * 3..(row + 1) * size * 3];
-                    sheet.data_mut()[start..start + size * 3].copy_from_slice(line);
-                }
-            }
-        }
-        std::fs::write(path, crate::image::codec::encode_rgb(&sheet)).expect("the sheet can be written");
-    }
 }
