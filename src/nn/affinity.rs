@@ -10,49 +10,10 @@
 use rayon::prelude::*;
 
 use crate::image::LabelMap;
+pub use crate::image::paths::{PairPath, paths};
 
 /// Added to divisors and within logarithms (SPEC 8.3).
 const EPSILON: f64 = 1e-5;
-
-/// The way from one pixel to another within the radius.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairPath {
-    /// Rows from the source down to the destination, 0 or more.
-    pub rows: isize,
-    /// Columns from the source right to the destination; may be negative.
-    pub columns: isize,
-    /// The cells passed, as (row, column) from the source: the destination first, the source last.
-    pub cells: Vec<(isize, isize)>,
-}
-
-/// Returns the paths to one half of the disc around a pixel: every destination nearer than `radius`, by length of path and then
-/// row by row (SPEC 8.2: 34 for radius 5, 152 for radius 10).
-pub fn paths(radius: usize) -> Vec<PairPath> {
-    let radius = radius as isize;
-    let mut found: Vec<PairPath> = (1..radius).map(|columns| path(0, columns)).collect();
-    for rows in 1..radius {
-        let inside = (1 - radius..radius).filter(|columns| rows * rows + columns * columns < radius * radius);
-        found.extend(inside.map(|columns| path(rows, columns)));
-    }
-    found.sort_by_key(|path| path.cells.len());
-    found
-}
-
-/// All cells of the bounding box that lie nearer than one cell to the line, from the destination back to the source.
-fn path(rows: isize, columns: isize) -> PairPath {
-    let squared_length = rows * rows + columns * columns;
-    let mut cells = Vec::new();
-    for row in 0..=rows {
-        for column in columns.min(0)..=columns.max(0) {
-            let cross = rows * column - columns * row;
-            if cross * cross < squared_length {
-                cells.push((row, column));
-            }
-        }
-    }
-    cells.sort_by_key(|&(row, column)| -(row.abs() + column.abs()));
-    PairPath { rows, columns, cells }
-}
 
 /// Edges and displacements of a batch, and what they should be.
 #[derive(Clone, Copy, Debug)]
@@ -306,74 +267,6 @@ fn sweep(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// SPEC 8.2: the order of destinations for radius 5, and how many paths have which length.
-    #[test]
-    fn paths_of_radius_five_come_in_the_reference_order() {
-        let order: Vec<(isize, isize)> = paths(5).iter().map(|path| (path.rows, path.columns)).collect();
-        let expected = [
-            (0, 1),
-            (1, 0),
-            (0, 2),
-            (2, 0),
-            (0, 3),
-            (1, -1),
-            (1, 1),
-            (3, 0),
-            (0, 4),
-            (4, 0),
-            (1, -2),
-            (1, 2),
-            (2, -1),
-            (2, 1),
-            (2, -2),
-            (2, 2),
-            (1, -3),
-            (1, 3),
-            (2, -3),
-            (2, 3),
-            (3, -2),
-            (3, -1),
-            (3, 1),
-            (3, 2),
-            (1, -4),
-            (1, 4),
-            (3, -3),
-            (3, 3),
-            (4, -1),
-            (4, 1),
-            (2, -4),
-            (2, 4),
-            (4, -2),
-            (4, 2),
-        ];
-        assert_eq!(order, expected);
-        let lengths: Vec<usize> = paths(10).iter().map(|path| path.cells.len()).collect();
-        let groups = [
-            (2, 2),
-            (2, 3),
-            (4, 4),
-            (2, 5),
-            (6, 6),
-            (4, 7),
-            (10, 8),
-            (2, 9),
-            (12, 10),
-            (4, 11),
-            (12, 12),
-            (2, 13),
-            (8, 14),
-            (8, 15),
-            (22, 16),
-            (16, 18),
-            (6, 19),
-            (20, 20),
-            (4, 21),
-            (6, 22),
-        ];
-        let expected: Vec<usize> = groups.iter().flat_map(|&(count, length)| vec![length; count]).collect();
-        assert_eq!(lengths, expected);
-    }
 
     #[test]
     fn a_map_smaller_than_the_disc_has_no_pairs() {
