@@ -65,6 +65,8 @@ struct StepWork {
     said: Said,
     lost: Vec<(Digest, String)>,
     rounds: usize,
+    /// Steps that make lost blobs again, which need not stand on a port of this one.
+    waits: Vec<usize>,
     ran: bool,
     cancelled: bool,
 }
@@ -202,7 +204,13 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             }
         }
         for step in self.board.all(|state| state == StepState::Unknown) {
-            if self.board.inputs_known(step) {
+            let waits = &self.work[step].waits;
+            if let Some(above) = waits.iter().copied().find(|above| !self.board.state(*above).has_result()) {
+                if self.board.state(above).is_final() {
+                    self.skip(step, format!("waits for {}", self.plan.steps[above].name));
+                    self.skip_behind(step);
+                }
+            } else if self.board.inputs_known(step) {
                 self.board.set(step, StepState::Wanted);
                 // In front: what it costs to know more is small, and it may free whole branches.
                 self.queue.push_front(Job::Prepare(step));
@@ -363,14 +371,19 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.board.set(step, StepState::Failed);
         self.queue.retain(|job| job.step() != step);
         (self.emit)(Event::Failed { stage, message, help, seconds: self.work[step].seconds });
+        self.skip_behind(step);
+        if self.options.fail_fast {
+            self.stopped_by_failure = true;
+            self.options.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves out everything that depends on a step.
+    fn skip_behind(&mut self, step: usize) {
         for (skipped, above) in self.board.skip_behind(step) {
             let reason = format!("waits for {}", self.plan.steps[above].name);
             self.queue.retain(|job| job.step() != skipped);
             self.skip(skipped, reason);
-        }
-        if self.options.fail_fast {
-            self.stopped_by_failure = true;
-            self.options.cancelled.store(true, Ordering::Relaxed);
         }
     }
 
@@ -409,6 +422,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             (self.emit)(Event::Warning { stage: Some(self.plan.steps[step].name.clone()), message });
         }
         self.board.set(step, StepState::Unknown);
+        self.work[step].waits.clone_from(&makers);
         for maker in makers {
             if self.board.state(maker).has_result() {
                 self.board.set(maker, StepState::Unknown);
