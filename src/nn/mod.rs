@@ -2,6 +2,8 @@
 //! knows nothing of stages, graphs or caches.
 
 pub mod affinity;
+pub mod attribution;
+pub mod cam;
 pub mod device;
 pub mod init;
 pub mod irn;
@@ -14,3 +16,4 @@ pub mod pass;
 pub mod resnet;
 pub mod resnet38;
 pub mod train;
+pub mod vit;

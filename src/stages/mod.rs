@@ -1,5 +1,9 @@
 //! Every kind of stage, and the catalogue of them. Stages know the door and the craft; they never know the engine.
 
+#[cfg(feature = "nn")]
+mod cam_export;
+#[cfg(feature = "nn")]
+mod classifier;
 mod command;
 mod dataset_synthetic;
 mod dataset_voc;
@@ -27,6 +31,10 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
     &[
         &Listed::<dataset_voc::DatasetVoc>::NEW,
         &Listed::<dataset_synthetic::DatasetSynthetic>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<classifier::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<cam_export::Export>::NEW,
         &Listed::<fuse::Or>::NEW,
         &Listed::<fuse::And>::NEW,
         &Listed::<fuse::Average>::NEW,

@@ -10,6 +10,8 @@ mod fixture;
 #[cfg(feature = "nn")]
 mod irn;
 #[cfg(feature = "nn")]
+mod nn_classifiers;
+#[cfg(feature = "nn")]
 mod orandnet;
 #[cfg_attr(not(feature = "nn"), expect(dead_code, reason = "the weights of networks need networks"))]
 mod reference;

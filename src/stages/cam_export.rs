@@ -1,0 +1,236 @@
+//! `cam.export`: a classifier's activation maps of the classes that an image is labelled with (SPEC 1.5, 2.3 to 2.5).
+
+use burn::tensor::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::classifier::{RESNET, VIT};
+use crate::artifact::images::{ClassList, ImageEntry};
+use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::weights::{NamedTensors, WeightsMeta};
+use crate::data::augment::normalise;
+use crate::image::resize::{Coordinates, Filter, interpolate_bilinear};
+use crate::image::{Maps, Rgb};
+use crate::kind::Kind;
+use crate::nn::attribution::{Attribution, Explainer};
+use crate::nn::cam::{self, ClassMaps, Views};
+use crate::nn::params;
+use crate::nn::resnet::{self, ResNetCam};
+use crate::nn::vit::{self, VitCam};
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stages::{io, training};
+
+/// How images are resized to a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Resampling {
+    /// As ORANDNet's program
+    #[default]
+    Bilinear,
+    /// As IRN's and AMN's programs
+    Bicubic,
+}
+
+/// Parameters of `cam.export`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    /// Factors by which a ResNet sees each image resized; a ViT sees it at its own input size
+    #[serde(default = "default_scales")]
+    scales: Vec<f64>,
+    /// Whether a ResNet also sees each scale mirrored
+    #[serde(default = "default_flip")]
+    flip: bool,
+    /// How images are resized for a ResNet
+    #[serde(default)]
+    resampling: Resampling,
+    /// How a ViT's maps are made
+    #[serde(default)]
+    attribution: Attribution,
+    /// Images of one size that go through the network together
+    #[serde(default = "default_batch")]
+    #[schemars(range(min = 1))]
+    batch: NotInKey<usize>,
+}
+
+fn default_scales() -> Vec<f64> {
+    vec![0.5, 1.0, 1.5, 2.0]
+}
+
+fn default_flip() -> bool {
+    true
+}
+
+fn default_batch() -> NotInKey<usize> {
+    NotInKey(8)
+}
+
+/// `cam.export`.
+pub(super) struct Export;
+
+impl Stage for Export {
+    type Params = Params;
+
+    const SPEC: Spec = Spec {
+        name: "cam.export",
+        about: "Make class activation maps of labelled images with a trained classifier",
+        revision: 1,
+        inputs: &[
+            Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },
+            Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained classifier" },
+        ],
+        output: Kind::CamSet,
+        work: Work::PerImage,
+        seeded: false,
+    };
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        if params.scales.is_empty() {
+            return Err(StageError::parameter("scales", "`scales` is empty: give at least one factor, such as 1.0"));
+        }
+        for &scale in &params.scales {
+            training::within("scales", scale, 0.05, 20.0)?;
+        }
+        training::at_least_one("batch", params.batch.0)
+    }
+
+    fn meta(_params: &Params, inputs: &Inputs) -> Result<Value, StageError> {
+        let classes = io::common_classes(inputs, &["images", "weights"])?;
+        network(&io::weights_meta(inputs.get("weights"), "weights")?)?;
+        Ok(serde_json::to_value(ClassList { classes }).expect("a class list is JSON"))
+    }
+
+    fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let device = training::device(ctx)?;
+        let images = io::images(ctx, "images")?;
+        let (meta, tensors) = io::weights(ctx, "weights")?;
+        let count = meta.classes.len().saturating_sub(1);
+        if let Some((entry, label)) = images
+            .iter()
+            .find_map(|entry| Some((entry, entry.labels.iter().find(|&&label| usize::from(label) >= count)?)))
+        {
+            let message = format!("image `{}` has a label {label}, but the weights know {count} classes", entry.id);
+            return Err(StageError::data(message));
+        }
+        let maker: Box<Maker<'_>> = match network(&meta)? {
+            Network::Resnet(config) => resnet(params, &config, &meta, &tensors, &device)?,
+            Network::Vit(config) => vit(params, &config, &meta, &tensors, &device)?,
+        };
+        let mut made = Vec::with_capacity(images.len());
+        for group in groups(&images, params.batch.0) {
+            ctx.check_cancelled()?;
+            let pixels = group.iter().map(|entry| io::pixels(ctx, entry)).collect::<Result<Vec<Rgb>, StageError>>()?;
+            let maps = maker(group, &pixels);
+            made.extend(group.iter().zip(maps).map(|(entry, maps)| ImageMaps {
+                id: entry.id.clone(),
+                classes: entry.labels.clone(),
+                cam: Some(maps.cam),
+                high_res: maps.high_res,
+            }));
+            ctx.progress(made.len(), images.len(), "images");
+        }
+        let ids = made.iter().map(|image| image.id.clone()).collect();
+        Ok(Output::shard(ids, maps::encode(&made)))
+    }
+}
+
+/// Makes the maps of images of one size.
+type Maker<'a> = dyn Fn(&[ImageEntry], &[Rgb]) -> Vec<ClassMaps> + 'a;
+
+/// A network that `cam.export` knows.
+enum Network {
+    Resnet(resnet::Config),
+    Vit(vit::Config),
+}
+
+fn network(meta: &WeightsMeta) -> Result<Network, StageError> {
+    fn config<T: DeserializeOwned>(meta: &WeightsMeta) -> Result<T, StageError> {
+        serde_json::from_value(meta.config.clone()).map_err(|error| {
+            StageError::data(format!("the shape of the `{}` on port `weights` cannot be read: {error}", meta.arch))
+        })
+    }
+    match meta.arch.as_str() {
+        RESNET => Ok(Network::Resnet(config(meta)?)),
+        VIT => Ok(Network::Vit(config(meta)?)),
+        other => Err(StageError::data_help(
+            format!("port `weights` has weights of `{other}`, which make no class activation maps"),
+            format!("connect a stage whose weights are those of `{RESNET}` or `{VIT}`, such as `classifier.train`"),
+        )),
+    }
+}
+
+/// Cuts a list where the size of images changes, and into batches.
+fn groups(images: &[ImageEntry], batch: usize) -> impl Iterator<Item = &[ImageEntry]> {
+    images
+        .chunk_by(|one, other| (one.height, one.width) == (other.height, other.width))
+        .flat_map(move |group| group.chunks(batch))
+}
+
+fn resnet<'a>(
+    params: &'a Params,
+    config: &resnet::Config,
+    meta: &WeightsMeta,
+    tensors: &NamedTensors,
+    device: &'a Device,
+) -> Result<Box<Maker<'a>>, StageError> {
+    let network = ResNetCam::new(config, meta.classes.len().saturating_sub(1), 0, device);
+    let network =
+        params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+    let filter = match params.resampling {
+        Resampling::Bilinear => Filter::PillowBilinear,
+        Resampling::Bicubic => Filter::PillowBicubic,
+    };
+    let views = Views { scales: params.scales.clone(), flip: params.flip, filter };
+    let stride = config.output_stride();
+    Ok(Box::new(move |entries, pixels| {
+        let images: Vec<&Rgb> = pixels.iter().collect();
+        let labels: Vec<&[u8]> = entries.iter().map(|entry| entry.labels.as_slice()).collect();
+        cam::multi_scale(&network, stride, &images, &labels, &views, device)
+    }))
+}
+
+fn vit<'a>(
+    params: &'a Params,
+    config: &vit::Config,
+    meta: &WeightsMeta,
+    tensors: &NamedTensors,
+    device: &'a Device,
+) -> Result<Box<Maker<'a>>, StageError> {
+    let network = VitCam::new(config, meta.classes.len().saturating_sub(1), 0, device);
+    let network =
+        params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+    let explainer = Explainer::new(network);
+    let (side, grid) = (config.image, config.grid());
+    Ok(Box::new(move |entries, pixels| {
+        // One row of the batch for each class of each image.
+        let rows: Vec<(Maps, u8)> = entries
+            .iter()
+            .zip(pixels)
+            .filter(|(entry, _)| !entry.labels.is_empty())
+            .flat_map(|(entry, pixels)| {
+                // Normalised first and resized then, without antialiasing (SPEC 2.3).
+                let input = interpolate_bilinear(&normalise(pixels), side, side, Coordinates::HalfPixel);
+                entry.labels.iter().map(move |&label| (input.clone(), label)).collect::<Vec<_>>()
+            })
+            .collect();
+        let mut values: Vec<f32> = Vec::with_capacity(rows.len() * grid * grid);
+        for rows in rows.chunks(params.batch.0) {
+            let x: Tensor<4> = cam::batch(rows.iter().map(|(input, _)| input), device);
+            let classes: Vec<u8> = rows.iter().map(|(_, class)| *class).collect();
+            values.extend(explainer.attribute(x, &classes, params.attribution).into_data().iter::<f32>());
+        }
+        let mut values = values.into_iter();
+        entries
+            .iter()
+            .map(|entry| {
+                if entry.labels.is_empty() {
+                    return ClassMaps::none(entry.height, entry.width);
+                }
+                let own = values.by_ref().take(entry.labels.len() * grid * grid).collect();
+                cam::from_attribution(Maps::new(entry.labels.len(), grid, grid, own), entry.height, entry.width)
+            })
+            .collect()
+    }))
+}
