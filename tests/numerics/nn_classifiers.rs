@@ -1,6 +1,5 @@
 //! The classifiers against the reference programs, with weights that both draw from the names of the tensors.
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 use orandflow::data::augment::normalise;
 use orandflow::image::resize::{Filter, resize_rgb};
