@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::image::LabelMap;
-pub use crate::image::paths::{PairPath, paths};
+use crate::image::paths::PairPath;
 
 /// Added to divisors and within logarithms (SPEC 8.3).
 const EPSILON: f64 = 1e-5;
@@ -267,6 +267,7 @@ fn sweep(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::paths::paths;
 
     #[test]
     fn a_map_smaller_than_the_disc_has_no_pairs() {

@@ -8,8 +8,9 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::weights::{NamedTensors, Values};
+use crate::image::paths::PairPath;
 use crate::image::{LabelMap, Maps};
-use crate::nn::affinity::{PairBatch, PairLoss, PairPath, pair_loss};
+use crate::nn::affinity::{PairBatch, PairLoss, pair_loss};
 use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, GroupNorm, bilinear};
 use crate::nn::params::{self, Mismatch};

@@ -46,7 +46,7 @@ impl OrandNetConfig {
 
     /// The same in small, for maps of 32 to 200 pixels on a CPU; it keeps every size.
     pub fn vgg_tiny() -> Self {
-        Self { widths: [8, 16, 24, 32, 32], fc_width: 64, fc_kernel: 3, padding: 1 }
+        Self { widths: [4, 8, 16, 32, 32], fc_width: 64, fc_kernel: 3, padding: 1 }
     }
 
     /// Refuses values that make no network: the name of the field and what is wrong.

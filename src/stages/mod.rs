@@ -12,6 +12,8 @@ mod debug_maps;
 mod evaluate;
 mod fuse;
 pub mod io;
+#[cfg(feature = "nn")]
+mod irn;
 mod irn_labels;
 mod mask_threshold;
 #[cfg(feature = "nn")]
@@ -43,6 +45,10 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         #[cfg(feature = "nn")]
         &Listed::<orandnet::Refine>::NEW,
         &Listed::<irn_labels::IrnLabels>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<irn::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<irn::Propagate>::NEW,
         &Listed::<mask_threshold::MaskThreshold>::NEW,
         &Listed::<threshold_search::ThresholdSearch>::NEW,
         #[cfg(feature = "nn")]

@@ -28,7 +28,7 @@ enum Preset {
     /// The paper's FCN-8s over VGG16: 134 million parameters, maps of 100 to 639 pixels
     #[default]
     Vgg16,
-    /// The same in small: 70 thousand parameters, maps of any size, for a CPU
+    /// The same in small: 80 thousand parameters, maps of any size, for a CPU
     VggTiny,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct TrainParams {
     /// Sizes that go together
     #[serde(default)]
     preset: Preset,
-    /// Channels of the five groups of convolutions; default: the preset's (64, 128, 256, 512, 512 or 8, 16, 24, 32, 32)
+    /// Channels of the five groups of convolutions; default: the preset's (64, 128, 256, 512, 512 or 4, 8, 16, 32, 32)
     #[serde(default)]
     widths: Option<[usize; 5]>,
     /// Channels of the two fully convolutional layers; default: the preset's (4096 or 64)

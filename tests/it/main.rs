@@ -11,6 +11,7 @@ mod faults;
 mod fuse;
 mod graph;
 mod licences;
+mod networks;
 mod parameters;
 mod photographs;
 mod properties;

@@ -1,7 +1,8 @@
 //! The pair loss of IRN against a brute-force computation in f64, gradients included.
 
 use orandflow::image::LabelMap;
-use orandflow::nn::affinity::{PairBatch, pair_loss, paths};
+use orandflow::image::paths::paths;
+use orandflow::nn::affinity::{PairBatch, pair_loss};
 
 use crate::differences::{assert_close, scattered, slopes};
 

@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use orandflow::data::augment::normalise;
+use orandflow::image::paths::paths;
 use orandflow::image::{LabelMap, codec};
-use orandflow::nn::affinity::paths;
 use orandflow::nn::irn::{Irn, IrnConfig};
 use orandflow::nn::layers::NormKind;
 use orandflow::nn::resnet::Config;

@@ -1,0 +1,327 @@
+//! The stages that train and run ORANDNet, IRN and the segmentation network, on a dozen drawn images, without the engine.
+#![cfg(feature = "nn")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use orandflow::artifact::images::{self, ImageEntry};
+use orandflow::artifact::maps::{self, ImageMaps, stride4};
+use orandflow::artifact::{masks, weights};
+use orandflow::data::synthetic::{Recipe, class_names};
+use orandflow::digest::Digest;
+use orandflow::image::{LabelMap, Maps, codec};
+use orandflow::kind::Kind;
+use orandflow::stage::{Access, Ctx, Inputs, Output, ParseError, Report, StageError, Work};
+use orandflow::stages::catalog;
+use orandflow::store::manifest::{Entry, Manifest, bucket_of, shard_name};
+use serde_json::{Value, json};
+
+const SIZE: usize = 48;
+const CLASSES: usize = 2;
+const BUCKETS: u32 = 2;
+
+/// Blobs in memory, and what stages reported.
+#[derive(Default)]
+struct Shop {
+    blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
+    reports: Mutex<Vec<Report>>,
+    cancelled: AtomicBool,
+}
+
+impl Access for Shop {
+    fn entry(&self, entry: &Entry) -> Result<Vec<u8>, StageError> {
+        self.content(entry.digest)
+    }
+
+    fn content(&self, digest: Digest) -> Result<Vec<u8>, StageError> {
+        Ok(self.blobs.lock().expect("not poisoned")[&digest].clone())
+    }
+}
+
+impl Shop {
+    fn put(&self, bytes: Vec<u8>) -> (Digest, u64) {
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        self.blobs.lock().expect("not poisoned").insert(digest, bytes);
+        (digest, size)
+    }
+
+    /// Spreads items over shards.
+    fn per_image<T>(&self, kind: Kind, items: Vec<(String, T)>, encode: impl Fn(Vec<T>) -> Vec<u8>) -> Arc<Manifest> {
+        let mut shards: BTreeMap<u32, (Vec<String>, Vec<T>)> = BTreeMap::new();
+        for (id, item) in items {
+            let shard = shards.entry(bucket_of(&id, BUCKETS)).or_default();
+            shard.0.push(id);
+            shard.1.push(item);
+        }
+        let entries = shards
+            .into_iter()
+            .map(|(bucket, (ids, items))| {
+                let (digest, size) = self.put(encode(items));
+                (shard_name(bucket), Entry { digest, size, ids })
+            })
+            .collect();
+        let meta = json!({ "classes": class_names(CLASSES) });
+        Arc::new(Manifest { kind, buckets: Some(BUCKETS), meta, entries })
+    }
+
+    /// Runs a stage as the engine would.
+    fn run(
+        &self,
+        kind: &str,
+        params: &str,
+        inputs: &[(&'static str, &Arc<Manifest>)],
+    ) -> Result<Arc<Manifest>, StageError> {
+        self.run_seeded(kind, params, inputs, 0)
+    }
+
+    fn run_seeded(
+        &self,
+        kind: &str,
+        params: &str,
+        inputs: &[(&'static str, &Arc<Manifest>)],
+        seed: u64,
+    ) -> Result<Arc<Manifest>, StageError> {
+        let stage = catalog().iter().find(|stage| stage.spec().name == kind).expect("this kind is in the catalogue");
+        let table = toml::de::DeTable::parse(params).expect("the parameters are TOML");
+        let run = stage.parse(table).map_err(|error| match error {
+            ParseError::Check(error) => error,
+            ParseError::Toml(error) => panic!("{error}"),
+        })?;
+        let inputs = Inputs { ports: inputs.iter().map(|&(port, manifest)| (port, Arc::clone(manifest))).collect() };
+        let meta = run.meta(&inputs)?;
+        let report = |report| self.reports.lock().expect("not poisoned").push(report);
+        let ctx = |shard| Ctx {
+            inputs: &inputs,
+            shard,
+            items: &[],
+            files: &[],
+            seed,
+            device: "cpu",
+            scratch: std::path::Path::new("/nonexistent"),
+            access: self,
+            report: &report,
+            cancelled: &self.cancelled,
+        };
+        let entry = |bytes, ids| {
+            let (digest, size) = self.put(bytes);
+            Entry { digest, size, ids }
+        };
+        let spec = stage.spec();
+        if spec.work == Work::Whole {
+            let output = run.run(&ctx(None))?;
+            let entries = output.parts.into_iter().map(|(name, bytes)| (name, entry(bytes, Vec::new()))).collect();
+            return Ok(Arc::new(Manifest { kind: spec.output, buckets: None, meta: output.meta, entries }));
+        }
+        let mut entries = BTreeMap::new();
+        for bucket in 0..BUCKETS {
+            let mut output = run.run(&ctx(Some((bucket, BUCKETS))))?;
+            let bytes = output.parts.remove(Output::SHARD).expect("a shard");
+            entries.insert(shard_name(bucket), entry(bytes, output.ids));
+        }
+        Ok(Arc::new(Manifest { kind: spec.output, buckets: Some(BUCKETS), meta, entries }))
+    }
+
+    fn metric(&self, wanted: &str) -> Vec<f64> {
+        let reports = self.reports.lock().expect("not poisoned");
+        let values = reports.iter().filter_map(|report| match report {
+            Report::Metric { name, value, .. } if *name == wanted => Some(*value),
+            _ => None,
+        });
+        values.collect()
+    }
+
+    fn maps(&self, manifest: &Manifest) -> Vec<ImageMaps> {
+        let shards = manifest.shards().map(|(_, entry)| self.entry(entry).expect("there"));
+        shards.flat_map(|bytes| maps::decode(&bytes).expect("readable")).collect()
+    }
+
+    fn masks(&self, manifest: &Manifest) -> Vec<(String, LabelMap)> {
+        let shards = manifest.shards().map(|(_, entry)| self.entry(entry).expect("there"));
+        shards.flat_map(|bytes| masks::decode(&bytes).expect("readable")).collect()
+    }
+}
+
+/// A dozen images with their masks, and two sets of maps: a large one around each object and a small one within it.
+struct Set {
+    images: Arc<Manifest>,
+    masks: Arc<Manifest>,
+    or: Arc<Manifest>,
+    and: Arc<Manifest>,
+}
+
+fn set(shop: &Shop) -> Set {
+    let recipe = Recipe { size: SIZE, classes: CLASSES, objects: 2, seed: 0, split: "train".into() };
+    let drawn: Vec<(String, _, LabelMap)> = (0..12)
+        .map(|index| {
+            let (image, mask) = recipe.draw(index);
+            (format!("train_{index:05}"), image, mask)
+        })
+        .collect();
+    let entries = drawn.iter().map(|(id, image, mask)| {
+        let labels = classes(mask);
+        let (image, _) = shop.put(codec::encode_rgb(image));
+        (id.clone(), ImageEntry { id: id.clone(), image, height: SIZE, width: SIZE, labels, mask: None })
+    });
+    let images = shop.per_image(Kind::ImageSet, entries.collect(), |entries| images::encode(&entries));
+    let pairs = drawn.iter().map(|(id, _, mask)| (id.clone(), (id.clone(), mask.clone())));
+    let masks = shop.per_image(Kind::MaskSet, pairs.collect(), |masks| masks::encode(&masks));
+    let maps = |reach: isize| {
+        let maps = drawn.iter().map(|(id, _, mask)| (id.clone(), spread(id, mask, reach)));
+        shop.per_image(Kind::CamSet, maps.collect(), |maps| maps::encode(&maps))
+    };
+    let (or, and) = (maps(4), maps(-1));
+    Set { images, masks, or, and }
+}
+
+fn classes(mask: &LabelMap) -> Vec<u8> {
+    (0..CLASSES as u8).filter(|class| mask.data().contains(&(class + 1))).collect()
+}
+
+/// Maps that are high where a class's mask is, widened (or narrowed) by some pixels.
+fn spread(id: &str, mask: &LabelMap, reach: isize) -> ImageMaps {
+    let classes = classes(mask);
+    let at = |row: isize, column: isize| {
+        let clamp = |place: isize| place.clamp(0, SIZE as isize - 1) as usize;
+        mask.label(clamp(row), clamp(column))
+    };
+    let sizes = |size: usize, step: isize| {
+        let mut data = Vec::new();
+        for class in &classes {
+            for place in 0..(size * size) as isize {
+                let (row, column) = (place / size as isize * step, place % size as isize * step);
+                let around =
+                    (-reach.abs()..=reach.abs()).flat_map(|y| (-reach.abs()..=reach.abs()).map(move |x| (y, x)));
+                let mut inside = around.map(|(y, x)| at(row + y, column + x) == class + 1);
+                let high = if reach > 0 { inside.any(|inside| inside) } else { inside.all(|inside| inside) };
+                data.push(if high { 0.9 } else { 0.05 });
+            }
+        }
+        Maps::new(classes.len(), size, size, data)
+    };
+    let (high_res, cam) = (sizes(SIZE, 1), sizes(stride4(SIZE), 4));
+    ImageMaps { id: id.to_owned(), classes: classes.clone(), cam: Some(cam), high_res }
+}
+
+const ORANDNET: &str = "preset = 'vgg_tiny'\nlr = 0.05\nsteps = 40\nbatch = 2";
+const IRN: &str = "preset = 'resnet_tiny'\nradius = 4\ncrop = 48\nbatch = 4\nepochs = 10\nlr = 0.05";
+const SEGMENT: &str =
+    "preset = 'resnet38_tiny'\ncrop = 32\nbatch = 4\nepochs = 10\nlr = 0.01\nwidths = [8, 8, 16, 16, 16, 16, 32, 16]";
+
+#[test]
+fn orandnet_learns_repeats_itself_and_refines() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let inputs = [("input", &set.or), ("target", &set.and)];
+    let weights = shop.run("orandnet.train", ORANDNET, &inputs).expect("trains");
+    let losses = shop.metric("loss");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    assert_eq!(weights, shop.run("orandnet.train", ORANDNET, &inputs).expect("trains"), "the same seed");
+    assert_ne!(weights, shop.run_seeded("orandnet.train", ORANDNET, &inputs, 1).expect("trains"), "another seed");
+
+    let refined = shop.run("orandnet.refine", "", &[("input", &set.or), ("weights", &weights)]).expect("refines");
+    let (before, after) = (shop.maps(&set.or), shop.maps(&refined));
+    assert_eq!(before.len(), after.len());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((&before.id, &before.classes), (&after.id, &after.classes));
+        assert_eq!((after.high_res.height(), after.high_res.width()), (SIZE, SIZE));
+        assert_eq!(after.cam.as_ref().map(Maps::height), Some(stride4(SIZE)));
+        assert!(after.high_res.data().iter().all(|value| (0.0..=1.0).contains(value)));
+    }
+
+    // Trained weights are a start for more training.
+    let more = [inputs[0], inputs[1], ("init", &weights)];
+    shop.run("orandnet.train", "preset = 'vgg_tiny'\nsteps = 1", &more).expect("goes on");
+    let error = shop.run("orandnet.train", "preset = 'vgg_tiny'\nsteps = 1\nfc_width = 32", &more).expect_err("misfit");
+    assert!(error.to_string().contains("`fc6.0.weight"), "{error}");
+}
+
+#[test]
+fn irn_learns_and_walks() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let inputs = [("images", &set.images), ("labels", &set.masks)];
+    let weights = shop.run("irn.train", IRN, &inputs).expect("trains");
+    let losses = shop.metric("loss");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    assert_eq!(weights, shop.run("irn.train", IRN, &inputs).expect("trains"), "the same seed");
+
+    let scored = shop
+        .run("irn.propagate", "pad_to = 16", &[("images", &set.images), ("cams", &set.or), ("weights", &weights)])
+        .expect("walks");
+    for image in shop.maps(&scored) {
+        assert_eq!(image.cam, None);
+        assert_eq!((image.high_res.height(), image.high_res.width()), (SIZE, SIZE));
+        let largest = image.high_res.data().iter().copied().fold(0.0, f32::max);
+        assert_eq!(largest, 1.0, "scores are divided by their maximum");
+    }
+
+    // The backbone of these weights is a start for another IRN.
+    let more = [inputs[0], inputs[1], ("init", &weights)];
+    let again = shop.run("irn.train", "radius = 4\ncrop = 48\nbatch = 4\nepochs = 1", &more).expect("trains");
+    let tensors = |manifest: &Manifest| {
+        weights::decode(&shop.entry(&manifest.entries[weights::PART]).expect("there")).expect("readable")
+    };
+    let (first, second) = (tensors(&weights), tensors(&again));
+    let name = "resnet50.layer1.0.conv1.weight";
+    assert_eq!(first[name], second[name], "the backbone is not trained");
+    assert_ne!(first["fc_edge6.weight"], second["fc_edge6.weight"]);
+}
+
+#[test]
+fn the_segmenter_learns_from_small_to_large_and_predicts() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let inputs = [("images", &set.images), ("masks", &set.masks)];
+    let weights = shop.run("segment.train", SEGMENT, &inputs).expect("trains");
+    let losses = shop.metric("loss");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    assert_eq!(weights, shop.run("segment.train", SEGMENT, &inputs).expect("trains"), "the same seed");
+    let without = format!("{SEGMENT}\nscale_schedule = []");
+    assert_ne!(weights, shop.run("segment.train", &without, &inputs).expect("trains"), "the schedule matters");
+
+    let inputs = [("images", &set.images), ("weights", &weights)];
+    for params in ["scales = [1.0]", "scales = [0.5, 1.0]\nmirror = true\nmerge = 'mean'\ncrf = true"] {
+        let masks = shop.run("segment.predict", params, &inputs).expect("segments");
+        let masks = shop.masks(&masks);
+        assert_eq!(masks.len(), 12);
+        for (_, mask) in masks {
+            assert_eq!((mask.height(), mask.width()), (SIZE, SIZE));
+            assert!(mask.data().iter().all(|&label| usize::from(label) <= CLASSES));
+        }
+    }
+}
+
+#[test]
+fn an_exploding_loss_names_its_step_and_a_stop_is_obeyed() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let inputs = [("images", &set.images), ("masks", &set.masks)];
+    let params = SEGMENT.replace("lr = 0.01", "lr = 1e30");
+    let error = shop.run("segment.train", &params, &inputs).expect_err("explodes").to_string();
+    assert!(error.starts_with("the loss is ") && error.contains(" at step ") && error.ends_with(" of 30"), "{error}");
+    shop.cancelled.store(true, Ordering::Relaxed);
+    assert!(matches!(shop.run("segment.train", SEGMENT, &inputs), Err(StageError::Cancelled)));
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_before_the_work() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let weights = shop
+        .run("orandnet.train", "preset = 'vgg_tiny'\nsteps = 1", &[("input", &set.or), ("target", &set.and)])
+        .expect("trains");
+    let wrong = shop.run("segment.predict", "", &[("images", &set.images), ("weights", &weights)]);
+    insta::assert_snapshot!(wrong.expect_err("not a segmenter"), @"port `weights` has weights of `orandnet` where `resnet38_seg` is due");
+    let mut fewer = Manifest::clone(&set.and);
+    fewer.entries.pop_first();
+    let fewer = Arc::new(fewer);
+    let lacking = shop.run("orandnet.train", "preset = 'vgg_tiny'", &[("input", &set.or), ("target", &fewer)]);
+    assert!(lacking.expect_err("images are missing").to_string().starts_with("a CAM set on port `target` lacks"));
+    let mut renamed = Manifest::clone(&set.masks);
+    renamed.meta = json!({ "classes": ["background", "cat", "dog"] });
+    let renamed = Arc::new(renamed);
+    let other = shop.run("segment.train", "", &[("images", &set.images), ("masks", &renamed)]);
+    assert!(other.expect_err("other classes").to_string().starts_with("the class lists on ports"));
+    assert_ne!(weights.meta, Value::Null);
+}
