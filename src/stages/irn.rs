@@ -86,9 +86,10 @@ pub(super) struct TrainParams {
     #[serde(default = "default_batch")]
     #[schemars(range(min = 1))]
     batch: usize,
-    /// Learning rate of the edge layers before the first step
-    #[serde(default = "default_lr")]
-    lr: f64,
+    /// Learning rate of the edge layers before the first step; default: 0.01 (paper: the pace of upstream's at a real
+    /// momentum), 0.1 (upstream)
+    #[serde(default)]
+    lr: Option<f64>,
     /// The displacement layers' learning rate as a multiple of `lr`
     #[serde(default = "default_displacement_rate")]
     displacement_rate: f64,
@@ -133,10 +134,6 @@ fn default_batch() -> usize {
     16
 }
 
-fn default_lr() -> f64 {
-    0.1
-}
-
 fn default_displacement_rate() -> f64 {
     10.0
 }
@@ -160,6 +157,13 @@ impl TrainParams {
             HeadSize::Full => IrnConfig { backbone, ..IrnConfig::resnet50() },
             HeadSize::Small => IrnConfig::tiny(backbone),
         }
+    }
+
+    /// Neither the paper nor IRN's own says more than 0.1, and released programs run it without momentum in effect. A momentum of
+    /// 0.9 makes steps ten times as long in the end, at which edges saturate at 1 and stop learning, so that recipe has a
+    /// tenth of it.
+    fn lr(&self) -> f64 {
+        self.recipe.or(self.lr, 0.01, 0.1)
     }
 
     fn momentum(&self) -> f64 {
@@ -213,7 +217,7 @@ impl Stage for Train {
         training::within("flip", params.flip, 0.0, 1.0)?;
         training::at_least_one("epochs", params.epochs)?;
         training::at_least_one("batch", params.batch)?;
-        training::positive("lr", params.lr)?;
+        training::positive("lr", params.lr())?;
         training::positive("displacement_rate", params.displacement_rate)?;
         training::within("momentum", params.momentum(), 0.0, 0.9999)?;
         training::within("weight_decay", params.weight_decay, 0.0, f64::INFINITY)
@@ -255,7 +259,7 @@ impl Stage for Train {
             batch: params.batch,
             epochs: params.epochs,
             drop_last: true,
-            rate: params.lr,
+            rate: params.lr(),
             schedule: params.schedule,
             warmup: 0,
             seed: ctx.seed,

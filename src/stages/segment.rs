@@ -258,7 +258,7 @@ impl Stage for Train {
                 return Err(StageError::parameter(name, format!("every value of `{name}` must be at least 1")));
             }
         }
-        if config.widths[5..7].iter().any(|width| width % 4 != 0) || !config.widths[4].is_multiple_of(2) {
+        if config.widths[5..7].iter().any(|width| !width.is_multiple_of(4)) || !config.widths[4].is_multiple_of(2) {
             let message = "in `widths` the fifth value must be even, the sixth and seventh multiples of 4";
             return Err(StageError::parameter("widths", message));
         }

@@ -58,7 +58,7 @@ impl Shop {
             .into_iter()
             .map(|(bucket, (ids, items))| {
                 let (digest, size) = self.put(encode(items));
-                (shard_name(bucket), Entry { digest, size, ids })
+                (shard_name(bucket), Entry { digest, size, ids, content: Vec::new() })
             })
             .collect();
         let meta = json!({ "classes": class_names(CLASSES) });
@@ -105,7 +105,7 @@ impl Shop {
         };
         let entry = |bytes, ids| {
             let (digest, size) = self.put(bytes);
-            Entry { digest, size, ids }
+            Entry { digest, size, ids, content: Vec::new() }
         };
         let spec = stage.spec();
         if spec.work == Work::Whole {
@@ -204,7 +204,7 @@ fn spread(id: &str, mask: &LabelMap, reach: isize) -> ImageMaps {
 }
 
 const ORANDNET: &str = "preset = 'vgg_tiny'\nlr = 0.05\nsteps = 40\nbatch = 2";
-const IRN: &str = "preset = 'resnet_tiny'\nradius = 4\ncrop = 48\nbatch = 4\nepochs = 10\nlr = 0.05";
+const IRN: &str = "preset = 'resnet_tiny'\nradius = 4\ncrop = 48\nbatch = 4\nepochs = 10\nlr = 0.005";
 const SEGMENT: &str =
     "preset = 'resnet38_tiny'\ncrop = 32\nbatch = 4\nepochs = 10\nlr = 0.01\nwidths = [8, 8, 16, 16, 16, 16, 32, 16]";
 
@@ -253,7 +253,7 @@ fn irn_learns_and_walks() {
         assert_eq!(image.cam, None);
         assert_eq!((image.high_res.height(), image.high_res.width()), (SIZE, SIZE));
         let largest = image.high_res.data().iter().copied().fold(0.0, f32::max);
-        assert_eq!(largest, 1.0, "scores are divided by their maximum");
+        assert_eq!(largest, 1.0, "image `{}`: scores are divided by their maximum", image.id);
     }
 
     // The backbone of these weights is a start for another IRN.
