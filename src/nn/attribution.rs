@@ -43,12 +43,14 @@ impl Explainer {
     /// an image with several classes, repeat it. The result is `[B, patches]`.
     pub fn attribute(&self, x: Tensor<4>, classes: &[u8], attribution: Attribution) -> Tensor<2> {
         let x = Tensor::from_inner(x);
-        let device = x.device();
+        // Relevances are badly conditioned, so that some ask for them in f64.
+        let (device, precision) = (x.device(), x.dtype());
         let mut tokens = self.network.tokens(x, &Pass::inference());
         let [batch, count, _] = tokens.dims();
         let (mut probes, mut traces) = (Vec::new(), Vec::new());
         for block in &self.network.blocks {
-            let probe = Tensor::<4>::zeros([batch, block.heads(), count, count], &device).require_grad();
+            let probe = Tensor::<4>::zeros([batch, block.heads(), count, count], (&device, precision));
+            let probe = probe.require_grad();
             let (out, trace) = block.forward(tokens, Some(probe.clone()));
             tokens = out;
             probes.push(probe);
@@ -60,14 +62,15 @@ impl Explainer {
         for (row, &class) in classes.iter().enumerate() {
             wanted[row * width + usize::from(class)] = 1.0;
         }
-        let wanted = Tensor::<2>::from_data(TensorData::new(wanted, [batch, width]), &device.without_autodiff());
+        let plain = device.without_autodiff();
+        let wanted = Tensor::<2>::from_data(TensorData::new(wanted, [batch, width]), &plain).cast(precision);
         let mut gradients = (logits * Tensor::from_inner(wanted.clone())).sum().backward();
         let relevances = match attribution {
             Attribution::GradientRollout => traces.into_iter().map(|trace| trace.attention).collect(),
             Attribution::Relevance => self.relevances(wanted, class_row.inner(), traces),
         };
         // Row 0 of (C_last + I) .. (C_0 + I).
-        let mut row = Tensor::<3>::zeros([batch, 1, count], &relevances[0].device());
+        let mut row = Tensor::<3>::zeros([batch, 1, count], (&plain, precision));
         row = row.slice_fill([0..batch, 0..1, 0..1], 1.0);
         for (relevance, probe) in relevances.into_iter().zip(probes).rev() {
             let gradient = probe.grad_remove(&mut gradients).expect("every block's attention leads to the logits");
@@ -85,7 +88,7 @@ impl Explainer {
         // Only the class token goes on to the head; the final norm passes its relevance.
         let first = class_row.clone() * divide(relevance, class_row);
         let [batch, count, width] = traces[0].x0.dims();
-        let rest = Tensor::zeros([batch, count - 1, width], &first.device());
+        let rest = Tensor::zeros([batch, count - 1, width], (&first.device(), first.dtype()));
         let mut relevance = Tensor::cat(vec![first, rest], 1);
         let mut found = Vec::with_capacity(traces.len());
         for (block, trace) in self.network.blocks.iter().zip(traces).rev() {

@@ -85,7 +85,7 @@ pub(crate) fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
 
 /// Draws one tensor as `seeded_weights.py` does: uniform noise from splitmix64 started at the FNV-1a hash of the salted name,
 /// scaled by the kind of tensor, in f64 and then rounded to f32.
-fn draw(name: &str, shape: &[usize]) -> Vec<f32> {
+pub(crate) fn draw(name: &str, shape: &[usize]) -> Vec<f32> {
     let start = format!("reference/{name}")
         .bytes()
         .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
