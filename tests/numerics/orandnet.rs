@@ -1,8 +1,11 @@
 //! ORANDNet against the reference program, its losses against their formulas, and its sizes.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use orandflow::artifact::weights::Values;
 use orandflow::image::Maps;
-use orandflow::nn::orandnet::{OrandLoss, OrandNetConfig};
+use orandflow::nn::orandnet::{OrandLoss, OrandNetConfig, from_vgg16};
 use orandflow::nn::pass::Pass;
 use orandflow::nn::{device, params};
 
@@ -32,6 +35,42 @@ fn vgg16_gives_the_numbers_of_the_reference() {
 fn names_and_shapes_are_those_of_the_reference() {
     let Some(keys) = reference::keys("encdec") else { return };
     assert_eq!(params::shapes(&OrandNetConfig::vgg16().build(&cpu())), keys);
+}
+
+#[test]
+fn vgg16_fills_all_but_what_the_network_draws_itself() {
+    // torchvision's VGG16: the convolutions' places in `features`, and the first two of three fully connected layers.
+    let convolutions = [
+        (0, 3, 64),
+        (2, 64, 64),
+        (5, 64, 128),
+        (7, 128, 128),
+        (10, 128, 256),
+        (12, 256, 256),
+        (14, 256, 256),
+        (17, 256, 512),
+        (19, 512, 512),
+        (21, 512, 512),
+        (24, 512, 512),
+        (26, 512, 512),
+        (28, 512, 512),
+    ];
+    let mut theirs: Vec<(String, Vec<usize>)> = Vec::new();
+    for (place, input, output) in convolutions {
+        theirs.push((format!("features.{place}.weight"), vec![output, input, 3, 3]));
+        theirs.push((format!("features.{place}.bias"), vec![output]));
+    }
+    for (place, input, output) in [(0, 512 * 7 * 7, 4096), (3, 4096, 4096), (6, 4096, 1000)] {
+        theirs.push((format!("classifier.{place}.weight"), vec![output, input]));
+        theirs.push((format!("classifier.{place}.bias"), vec![output]));
+    }
+    // Only names and shapes matter here.
+    let theirs = theirs.into_iter().map(|(name, shape)| (name, Values { shape, data: Vec::new() })).collect();
+    let renamed: BTreeMap<String, Vec<usize>> =
+        from_vgg16(&theirs).into_iter().map(|(name, values)| (name, values.shape)).collect();
+    let mut own = params::shapes(&OrandNetConfig::vgg16().build(&cpu()));
+    own.retain(|name, _| !["downsample1.0.", "score_", "upsample_"].iter().any(|drawn| name.starts_with(drawn)));
+    assert_eq!(renamed, own);
 }
 
 #[test]
