@@ -226,34 +226,69 @@ impl OrandNet {
         self.upsample_make_16s.weight.val().sum() * 0.0
     }
 
-    /// Refines the maps of one image (SPEC 6.3): per class the network's output, ReLU, divided by its maximum + 1e-5. Maps
-    /// that are nowhere positive become 0.
+    /// Refines the maps of one image: per class the network's output, through `activation`, divided by its maximum + 1e-5
+    /// (SPEC 6.3). Maps that are nowhere positive become 0.
     ///
     /// # Shapes
     /// `[K, H, W]` to the same.
-    pub fn refine(&self, maps: &Maps, device: &Device) -> Maps {
+    pub fn refine(&self, maps: &Maps, activation: Activation, device: &Device) -> Maps {
         let (height, width) = (maps.height(), maps.width());
         let pass = Pass::inference();
         let mut refined = Vec::with_capacity(maps.data().len());
         for class in 0..maps.channels() {
             let data = TensorData::new(maps.channel(class).to_vec(), [1, 1, height, width]);
-            let y = activation::relu(self.forward(Tensor::from_data(data, device), &pass));
-            let start = refined.len();
+            let y = self.forward(Tensor::from_data(data, device), &pass);
             refined.extend(y.into_data().iter::<f32>());
-            let divisor = refined[start..].iter().copied().fold(0.0, f32::max) + EPSILON;
-            for value in &mut refined[start..] {
-                *value /= divisor;
-            }
         }
-        Maps::new(maps.channels(), height, width, refined)
+        let mut refined = Maps::new(maps.channels(), height, width, refined);
+        activation.apply(&mut refined);
+        for class in 0..maps.channels() {
+            let channel = refined.channel_mut(class);
+            let divisor = channel.iter().copied().fold(0.0, f32::max) + EPSILON;
+            channel.iter_mut().for_each(|value| *value /= divisor);
+        }
+        refined
     }
 
     /// Refines an image's maps at full size and makes those at stride 4 of them by bilinear interpolation (SPEC 6.3).
-    pub fn refine_image(&self, image: &ImageMaps, device: &Device) -> ImageMaps {
-        let high_res = self.refine(&image.high_res, device);
+    pub fn refine_image(&self, image: &ImageMaps, activation: Activation, device: &Device) -> ImageMaps {
+        let high_res = self.refine(&image.high_res, activation, device);
         let (height, width) = (stride4(high_res.height()), stride4(high_res.width()));
         let cam = interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel);
         ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res }
+    }
+}
+
+/// What makes maps of the network's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// What is negative becomes 0, as in the released program
+    Relu,
+    /// The probability of each class among the image's classes and the background, whose logit is 0
+    Softmax,
+    /// The probability of each class on its own
+    Sigmoid,
+}
+
+impl Activation {
+    /// Changes outputs into maps, pixel by pixel.
+    fn apply(self, maps: &mut Maps) {
+        match self {
+            Self::Relu => maps.data_mut().iter_mut().for_each(|value| *value = value.max(0.0)),
+            Self::Sigmoid => maps.data_mut().iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp())),
+            Self::Softmax => {
+                let plane = maps.height() * maps.width();
+                let classes = maps.channels();
+                let data = maps.data_mut();
+                for pixel in 0..plane {
+                    let places = (0..classes).map(|class| class * plane + pixel);
+                    let largest = places.clone().map(|place| data[place]).fold(0.0, f32::max);
+                    let sum = places.clone().map(|place| (data[place] - largest).exp()).sum::<f32>() + (-largest).exp();
+                    places.for_each(|place| data[place] = (data[place] - largest).exp() / sum);
+                }
+            }
+        }
     }
 }
 
@@ -289,6 +324,17 @@ pub enum OrandLoss {
 }
 
 impl OrandLoss {
+    /// Returns what makes maps of a network trained with this loss. Only `class_softmax` leaves the level of its outputs open,
+    /// which the reference program then cuts at 0; outputs of the others are logits of probabilities, and cutting them would
+    /// drop whatever is less likely than not.
+    pub fn activation(self) -> Activation {
+        match self {
+            Self::ClassSoftmax => Activation::Relu,
+            Self::WithBackground => Activation::Softmax,
+            Self::PerPixelBce => Activation::Sigmoid,
+        }
+    }
+
     /// Returns the loss of one image, `[1]`: a mean over pixels (SPEC 6.2: targets are used as they are, whatever their sum).
     ///
     /// # Shapes

@@ -13,7 +13,7 @@ use crate::artifact::weights::NamedTensors;
 use crate::kind::Kind;
 use crate::nn::init::{self, Init};
 use crate::nn::optim::{Group, Optimizer, Schedule};
-use crate::nn::orandnet::{ARCH, OrandLoss, OrandNet, OrandNetConfig, from_vgg16};
+use crate::nn::orandnet::{ARCH, Activation, OrandLoss, OrandNet, OrandNetConfig, from_vgg16};
 use crate::nn::params;
 use crate::nn::train::{self, Hooks};
 use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
@@ -130,7 +130,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "orandnet.train",
         about: "Train ORANDNet to predict AND maps from OR maps",
-        revision: 1,
+        // 2: keeps the loss beside the sizes.
+        revision: 2,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps that go in: OR" },
             Port { name: "target", takes: &[Kind::CamSet], optional: false, about: "maps that should come out: AND" },
@@ -208,8 +209,15 @@ impl Stage for Train {
             losses.reduce(|sum, loss| sum + loss).expect("a batch has at least one image")
         })
         .map_err(training::failed)?;
-        training::output(ARCH, &config, classes, &params::export(&trained))
+        training::output(ARCH, &Saved { sizes: config, loss }, classes, &params::export(&trained))
     }
+}
+
+/// What is kept of the network beside its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    sizes: OrandNetConfig,
+    loss: OrandLoss,
 }
 
 /// OR and AND of one image.
@@ -276,7 +284,12 @@ fn fill(network: OrandNet, tensors: &NamedTensors) -> Result<OrandNet, StageErro
 /// Parameters of `orandnet.refine`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RefineParams {}
+pub(super) struct RefineParams {
+    /// What makes maps of the network's outputs, before each is divided by its maximum; default: what belongs to the loss that
+    /// the network was trained with: `relu` (`class_softmax`), `softmax` (`with_background`), `sigmoid` (`per_pixel_bce`)
+    #[serde(default)]
+    activation: Option<Activation>,
+}
 
 /// `orandnet.refine`.
 pub(super) struct Refine;
@@ -287,7 +300,8 @@ impl Stage for Refine {
     const SPEC: Spec = Spec {
         name: "orandnet.refine",
         about: "Refine maps with a trained ORANDNet",
-        revision: 1,
+        // 2: maps are probabilities where the loss makes them so.
+        revision: 2,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps to refine: OR" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained ORANDNet" },
@@ -298,15 +312,16 @@ impl Stage for Refine {
     };
 
     fn meta(_params: &RefineParams, inputs: &Inputs) -> Result<Value, StageError> {
-        let config = saved(inputs)?;
+        let config = saved(inputs)?.sizes;
         config.check().map_err(|(name, message)| StageError::data(format!("the weights' `{name}`: {message}")))?;
         // ORANDNet sees one map at a time, so it refines classes that it was not trained on as well.
         Ok(inputs.get("input").meta.clone())
     }
 
-    fn run(_params: &RefineParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+    fn run(params: &RefineParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let device = training::device(ctx)?;
-        let config = saved(ctx.inputs)?;
+        let Saved { sizes: config, loss } = saved(ctx.inputs)?;
+        let activation = params.activation.unwrap_or(loss.activation());
         let (meta, tensors) = io::weights(ctx, "weights")?;
         let network = params::load_strict(config.build(&device), &tensors)
             .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
@@ -317,7 +332,7 @@ impl Stage for Refine {
             ctx.check_cancelled()?;
             let maps = &image.high_res;
             config.check_size(maps.height(), maps.width()).map_err(|error| too_small(&image.id, &error))?;
-            let refined = network.refine_image(image, &device);
+            let refined = network.refine_image(image, activation, &device);
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
             Ok(refined)
         };
@@ -327,8 +342,8 @@ impl Stage for Refine {
     }
 }
 
-/// Reads the sizes of the ORANDNet on port `weights`.
-fn saved(inputs: &Inputs) -> Result<OrandNetConfig, StageError> {
+/// Reads what was kept of the ORANDNet on port `weights`.
+fn saved(inputs: &Inputs) -> Result<Saved, StageError> {
     let meta = io::weights_meta(inputs.get("weights"), "weights")?;
     if meta.arch != ARCH {
         return Err(StageError::data_help(

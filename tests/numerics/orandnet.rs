@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use orandflow::artifact::weights::Values;
 use orandflow::image::Maps;
-use orandflow::nn::orandnet::{OrandLoss, OrandNetConfig, from_vgg16};
+use orandflow::nn::orandnet::{Activation, OrandLoss, OrandNetConfig, from_vgg16};
 use orandflow::nn::pass::Pass;
 use orandflow::nn::{device, params};
 
@@ -26,7 +26,7 @@ fn vgg16_gives_the_numbers_of_the_reference() {
     // 1e-4: both sum in f32, in different orders.
     let error = reference::relative_l2(&y, &arrays["y"].data);
     assert!(error < 1e-4, "forward: {error}");
-    let refined = network.refine(&Maps::new(2, 90, 125, arrays["cams"].f32()), &cpu());
+    let refined = network.refine(&Maps::new(2, 90, 125, arrays["cams"].f32()), Activation::Relu, &cpu());
     let error = reference::relative_l2(refined.data(), &arrays["pred"].data);
     assert!(error < 1e-4, "refine: {error}");
 }
@@ -175,6 +175,35 @@ fn losses_and_gradients_follow_their_definitions() {
                 assert_eq!(got, 0.0, "one class alone is certain");
                 assert!(gradient.iter().all(|&slope| slope == 0.0), "and teaches nothing");
             }
+        }
+    }
+}
+
+#[test]
+fn probabilities_are_those_of_the_loss() {
+    let config = OrandNetConfig::vgg_tiny();
+    let network = config.init(5, &cpu());
+    let maps = Maps::new(2, 9, 11, scattered(2 * 99, 0.4).iter().map(|&value| value as f32).collect());
+    let logits: Vec<f64> = (0..2)
+        .flat_map(|class| {
+            let data = TensorData::new(maps.channel(class).to_vec(), [1, 1, 9, 11]);
+            let y = network.forward(Tensor::<4>::from_data(data, &cpu()), &Pass::inference()).into_data();
+            y.iter::<f32>().map(f64::from).collect::<Vec<f64>>()
+        })
+        .collect();
+    for loss in [OrandLoss::WithBackground, OrandLoss::PerPixelBce] {
+        let refined = network.refine(&maps, loss.activation(), &cpu());
+        for class in 0..2 {
+            let raw: Vec<f64> = (0..99)
+                .map(|pixel| {
+                    let all = logits[pixel].exp() + logits[99 + pixel].exp();
+                    let own = logits[class * 99 + pixel].exp();
+                    if loss == OrandLoss::WithBackground { own / (1.0 + all) } else { own / (1.0 + own) }
+                })
+                .collect();
+            let largest = raw.iter().copied().fold(0.0, f64::max);
+            let want: Vec<f64> = raw.iter().map(|value| value / (largest + 1e-5)).collect();
+            assert_close(refined.channel(class), &want, 1e-5);
         }
     }
 }
