@@ -220,6 +220,12 @@ pub trait Stage: Send + Sync + 'static {
     /// What the engine must know.
     const SPEC: Spec;
 
+    /// Fills in the parameters whose default depends on others, such as a preset or a recipe, so that keys and records hold
+    /// every value in force: leaving a value out and writing its default are the same action.
+    fn resolve(params: Self::Params) -> Self::Params {
+        params
+    }
+
     /// Refuses values that have the right type and make no sense, before anything runs.
     fn check(_params: &Self::Params) -> Result<(), StageError> {
         Ok(())
@@ -421,6 +427,7 @@ impl<S: Stage> StageKind for Listed<S> {
     fn parse(&self, table: toml::Spanned<toml::de::DeTable<'_>>) -> Result<Arc<dyn StageRun>, ParseError> {
         let params = S::Params::deserialize(toml::de::Deserializer::from(table))
             .map_err(|error| ParseError::Toml(Box::new(error)))?;
+        let params = S::resolve(params);
         S::check(&params).map_err(ParseError::Check)?;
         Ok(Arc::new(Parsed::<S>(params)))
     }

@@ -270,6 +270,44 @@ impl Params {
         }
     }
 
+    /// Fills in whatever the preset and the recipe decide. Parameters of the other family stay empty, to be refused.
+    fn resolved(self) -> Self {
+        let values = self.values();
+        let filled = Self {
+            preset: Some(self.preset()),
+            crop: Some(values.crop),
+            scale: Some(values.scale),
+            epochs: Some(values.epochs),
+            batch: Some(values.batch),
+            optimizer: Some(values.optimizer),
+            lr: Some(values.lr),
+            head_rate: Some(values.head_rate),
+            momentum: Some(values.momentum),
+            weight_decay: Some(values.weight_decay),
+            schedule: Some(values.schedule),
+            warmup: Some(values.warmup),
+            clip: Some(values.clip),
+            ..self
+        };
+        match filled.preset().shape() {
+            Shape::Resnet { config, detach } => Self {
+                depth: filled.depth.or_else(|| Some(config.blocks.to_vec())),
+                width: filled.width.or(Some(config.width)),
+                strides: filled.strides.or(Some(config.strides)),
+                norm: filled.norm.or(Some(config.norm)),
+                detach_early: filled.detach_early.or(Some(detach)),
+                ..filled
+            },
+            Shape::Vit(config) => Self {
+                depth: filled.depth.or_else(|| Some(vec![config.depth])),
+                width: filled.width.or(Some(config.width)),
+                heads: filled.heads.or(Some(config.heads)),
+                patch: filled.patch.or(Some(config.patch)),
+                ..filled
+            },
+        }
+    }
+
     /// Returns the network's shape.
     ///
     /// # Errors
@@ -369,6 +407,10 @@ impl Stage for Train {
         work: Work::Whole,
         seeded: true,
     };
+
+    fn resolve(params: Params) -> Params {
+        params.resolved()
+    }
 
     fn check(params: &Params) -> Result<(), StageError> {
         params.shape()?;

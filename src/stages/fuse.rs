@@ -77,6 +77,10 @@ impl Stage for Or {
     type Params = Params;
     const SPEC: Spec = spec("cam.or", "The union of two sets of maps: a + b - a b, where either method sees the class");
 
+    fn resolve(params: Params) -> Params {
+        params.resolved([Normalisation::PerClass, Normalisation::None])
+    }
+
     fn check(params: &Params) -> Result<(), StageError> {
         check(params)
     }
@@ -86,7 +90,7 @@ impl Stage for Or {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), Operation::Or)
+        run(ctx, params, Operation::Or)
     }
 }
 
@@ -94,6 +98,10 @@ impl Stage for And {
     type Params = Params;
     const SPEC: Spec = spec("cam.and", "The intersection of two sets of maps: a b, where both methods see the class");
 
+    fn resolve(params: Params) -> Params {
+        params.resolved([Normalisation::PerClass, Normalisation::None])
+    }
+
     fn check(params: &Params) -> Result<(), StageError> {
         check(params)
     }
@@ -103,7 +111,7 @@ impl Stage for And {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::PerClass, Normalisation::None]), Operation::And)
+        run(ctx, params, Operation::And)
     }
 }
 
@@ -112,6 +120,10 @@ impl Stage for Average {
     const SPEC: Spec =
         spec("cam.average", "The mean of two sets of maps: the baseline that OR and AND are compared with");
 
+    fn resolve(params: Params) -> Params {
+        params.resolved([Normalisation::None, Normalisation::PerClass])
+    }
+
     fn check(params: &Params) -> Result<(), StageError> {
         check(params)
     }
@@ -121,7 +133,7 @@ impl Stage for Average {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        run(ctx, params, params.normalisation_of([Normalisation::None, Normalisation::PerClass]), Operation::Average)
+        run(ctx, params, Operation::Average)
     }
 }
 
@@ -130,11 +142,13 @@ const fn spec(name: &'static str, about: &'static str) -> Spec {
 }
 
 impl Params {
-    fn normalisation_of(&self, [paper, upstream]: [Normalisation; 2]) -> Normalisation {
-        self.normalisation.unwrap_or(match self.recipe {
+    /// Fills in the recipe's normalisation.
+    fn resolved(self, [paper, upstream]: [Normalisation; 2]) -> Self {
+        let usual = match self.recipe {
             Recipe::Paper => paper,
             Recipe::Upstream => upstream,
-        })
+        };
+        Self { normalisation: self.normalisation.or(Some(usual)), ..self }
     }
 }
 
@@ -155,12 +169,8 @@ fn meta(inputs: &Inputs) -> Result<serde_json::Value, StageError> {
     Ok(serde_json::json!({ "classes": classes }))
 }
 
-fn run(
-    ctx: &Ctx<'_>,
-    params: &Params,
-    normalisation: Normalisation,
-    operation: Operation,
-) -> Result<Output, StageError> {
+fn run(ctx: &Ctx<'_>, params: &Params, operation: Operation) -> Result<Output, StageError> {
+    let normalisation = params.normalisation.expect("`resolved` has filled it in");
     let (a, b) = (io::maps(ctx, "a")?, io::maps(ctx, "b")?);
     let fused = a
         .par_iter()

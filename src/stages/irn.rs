@@ -201,6 +201,10 @@ impl Stage for Train {
         seeded: true,
     };
 
+    fn resolve(params: TrainParams) -> TrainParams {
+        TrainParams { lr: Some(params.lr()), momentum: Some(params.momentum()), ..params }
+    }
+
     fn check(params: &TrainParams) -> Result<(), StageError> {
         training::within("radius", params.radius as f64, 2.0, 32.0)?;
         let least = STRIDE * 2 * params.radius;

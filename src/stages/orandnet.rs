@@ -147,6 +147,19 @@ impl Stage for Train {
         seeded: true,
     };
 
+    fn resolve(params: TrainParams) -> TrainParams {
+        let config = params.config();
+        TrainParams {
+            widths: Some(config.widths),
+            fc_width: Some(config.fc_width),
+            fc_kernel: Some(config.fc_kernel),
+            padding: Some(config.padding),
+            loss: Some(params.loss()),
+            momentum: Some(params.momentum()),
+            ..params
+        }
+    }
+
     fn check(params: &TrainParams) -> Result<(), StageError> {
         params.config().check().map_err(|(name, message)| StageError::parameter(name, message))?;
         training::at_least_one("steps", params.steps)?;

@@ -249,6 +249,24 @@ impl Stage for Train {
         seeded: true,
     };
 
+    fn resolve(params: TrainParams) -> TrainParams {
+        // The number of classes decides nothing that is filled in.
+        let config = params.config(2);
+        TrainParams {
+            widths: Some(config.widths),
+            blocks: Some(config.blocks),
+            strides: Some(config.strides),
+            dilations: Some(config.dilations),
+            norm: Some(config.norm),
+            momentum: Some(params.momentum()),
+            weight_decay: Some(params.weight_decay()),
+            balance: Some(params.loss().balance),
+            smoothing: Some(params.loss().smoothing),
+            scale_schedule: Some(params.scale_schedule()),
+            ..params
+        }
+    }
+
     fn check(params: &TrainParams) -> Result<(), StageError> {
         let config = params.config(21);
         let sizes =
@@ -431,6 +449,10 @@ impl Stage for Predict {
         work: Work::PerImage,
         seeded: false,
     };
+
+    fn resolve(params: PredictParams) -> PredictParams {
+        PredictParams { crf: Some(params.recipe.or(params.crf, false, true)), ..params }
+    }
 
     fn check(params: &PredictParams) -> Result<(), StageError> {
         if params.scales.is_empty() {

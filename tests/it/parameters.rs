@@ -477,3 +477,39 @@ proptest! {
         }
     }
 }
+
+/// Reads the one stage `s` of a pipeline against the real catalogue and returns what of its parameters is in the key.
+fn real_key_params(body: &str) -> serde_json::Value {
+    let text = format!(
+        "[stages.m]\nkind = \"debug.maps\"\ninputs = {{ images = \"i\" }}\n[stages.i]\nkind = \"dataset.synthetic\"\ncount = 1\n{body}"
+    );
+    let texts = Texts::new("pipeline.toml", text, &[]);
+    let pipeline = pipeline::parse(&texts).expect("the pipeline is TOML");
+    let plan = plan::lower(pipeline, orandflow::stages::catalog()).unwrap_or_else(|faults| panic!("{faults:?}"));
+    plan.steps.into_iter().find(|step| step.name == "s").expect("the stage is there").key_params
+}
+
+#[test]
+fn a_default_that_the_recipe_decides_is_in_the_key_with_its_value() {
+    let stage = |line: &str| format!("[stages.s]\nkind = \"cam.or\"\n{line}\ninputs = {{ a = \"m\", b = \"m\" }}\n");
+    let left_out = real_key_params(&stage(""));
+    assert_eq!(left_out["normalisation"], "per_class");
+    assert_eq!(left_out, real_key_params(&stage("normalisation = \"per_class\"")));
+    assert_ne!(left_out, real_key_params(&stage("recipe = \"upstream\"")));
+}
+
+#[cfg(feature = "nn")]
+#[test]
+fn a_default_that_the_preset_decides_is_in_the_key_with_its_value() {
+    let stage = |line: &str| {
+        format!("[stages.s]\nkind = \"classifier.train\"\nfamily = \"resnet\"\n{line}\ninputs = {{ images = \"i\" }}\n")
+    };
+    let left_out = real_key_params(&stage(""));
+    assert_eq!(left_out["preset"], "resnet_tiny");
+    for (name, value) in left_out.as_object().expect("parameters are a table") {
+        let foreign = ["heads", "patch"].contains(&name.as_str());
+        assert_eq!(value.is_null(), foreign, "{name} = {value}");
+    }
+    assert_eq!(left_out, real_key_params(&stage(&format!("epochs = {}", left_out["epochs"]))));
+    assert_ne!(left_out, real_key_params(&stage("preset = \"resnet50\"")));
+}
