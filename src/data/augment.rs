@@ -8,14 +8,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::ColorJitter;
+use crate::image::normalise::normalise;
 use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb};
 use crate::image::{LabelMap, Maps, Rgb};
-
-/// Means of the red, green and blue channel over ImageNet, in [0, 1] (SPEC 0.1).
-pub const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-
-/// Standard deviations of the channels over ImageNet, in [0, 1] (SPEC 0.1).
-pub const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
 
 /// How an image is resized before it is cropped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -172,20 +167,6 @@ impl Overlap {
     }
 }
 
-/// Normalises an image to `[3, height, width]`: `(x / 255 - mean) / deviation`, computed in f64 and stored in f32 (SPEC 0.1).
-pub fn normalise(image: &Rgb) -> Maps {
-    let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-        std::array::from_fn(|value| ((value as f64 / 255.0 - MEAN[channel]) / DEVIATION[channel]) as f32)
-    });
-    let mut maps = Maps::zeros(3, image.height(), image.width());
-    for (channel, table) in tables.iter().enumerate() {
-        for (value, pixel) in maps.channel_mut(channel).iter_mut().zip(image.data().chunks_exact(3)) {
-            *value = table[usize::from(pixel[channel])];
-        }
-    }
-    maps
-}
-
 /// Mirrors an image left to right.
 pub fn flip_image(image: &Rgb) -> Rgb {
     let mut data = Vec::with_capacity(image.data().len());
@@ -233,7 +214,11 @@ mod tests {
                     assert_eq!(red, 0.0);
                 } else {
                     inside += 1;
-                    assert_eq!(red, ((f64::from(label) / 255.0 - MEAN[0]) / DEVIATION[0]) as f32);
+                    assert_eq!(
+                        red,
+                        ((f64::from(label) / 255.0 - crate::image::normalise::MEAN[0])
+                            / crate::image::normalise::DEVIATION[0]) as f32
+                    );
                 }
             }
             assert_eq!(inside, 7 * 9);

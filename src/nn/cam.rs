@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::artifact::maps::stride4;
-use crate::data::augment;
+use crate::image::normalise::normalise;
 use crate::image::resize::{Coordinates, Filter, interpolate_bilinear, resize_rgb};
 use crate::image::{Maps, Rgb};
 use crate::nn::resnet::ResNetCam;
@@ -64,10 +64,8 @@ pub fn multi_scale(
         .collect();
     for &scale in &views.scales {
         let size = augment::scaled(height, width, scale);
-        let inputs: Vec<Maps> = images
-            .par_iter()
-            .map(|image| augment::normalise(&resize_rgb(image, size.0, size.1, views.filter)))
-            .collect();
+        let inputs: Vec<Maps> =
+            images.par_iter().map(|image| normalise(&resize_rgb(image, size.0, size.1, views.filter))).collect();
         let x = batch(inputs.iter(), device);
         let raw = if views.flip {
             let count = images.len();

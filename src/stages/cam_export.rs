@@ -10,7 +10,7 @@ use super::classifier::{RESNET, VIT};
 use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::maps::{self, ImageMaps};
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
-use crate::data::augment::normalise;
+use crate::image::normalise::normalise;
 use crate::image::resize::{Coordinates, Filter, interpolate_bilinear};
 use crate::image::{Maps, Rgb};
 use crate::kind::Kind;

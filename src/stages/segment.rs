@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use crate::artifact::images::ImageEntry;
 use crate::artifact::masks;
-use crate::data::augment::{Augmentation, Sample, Scale, normalise};
+use crate::data::augment::{Augmentation, Sample, Scale};
 use crate::data::shrink::shrink;
 use crate::image::crf::{DenseCrf, Kernels, Unary};
+use crate::image::normalise::normalise;
 use crate::image::{LabelMap, Maps};
 use crate::kind::Kind;
 use crate::nn::layers::NormKind;

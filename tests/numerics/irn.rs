@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use orandflow::data::augment::normalise;
+use orandflow::image::normalise::normalise;
 use orandflow::image::paths::paths;
 use orandflow::image::{LabelMap, codec};
 use orandflow::nn::irn::{Irn, IrnConfig};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use orandflow::artifact::weights::{NamedTensors, Values};
-use orandflow::data::augment::normalise;
+use orandflow::image::normalise::normalise;
 use orandflow::image::resize::Filter;
 use orandflow::image::{Maps, Rgb, codec};
 use orandflow::nn::attribution::{Attribution, Explainer};

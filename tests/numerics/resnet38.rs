@@ -1,7 +1,7 @@
 //! The segmentation network against the reference program, and its loss against its definition.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use orandflow::data::augment::normalise;
+use orandflow::image::normalise::normalise;
 use orandflow::image::{LabelMap, codec};
 use orandflow::nn::layers::NormKind;
 use orandflow::nn::pass::Pass;
