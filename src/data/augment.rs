@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::ColorJitter;
 use crate::image::normalise::normalise;
-use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb};
+use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb, scaled_size};
 use crate::image::{LabelMap, Maps, Rgb};
 
 /// How an image is resized before it is cropped.
@@ -97,14 +97,8 @@ impl Scale {
             }
             Self::Factor { smallest, largest } => smallest + (largest - smallest) * rng.random::<f64>(),
         };
-        scaled(height, width, factor)
+        scaled_size(height, width, factor)
     }
-}
-
-/// Returns a size times a factor, each side rounded half to even and at least 1.
-pub fn scaled(height: usize, width: usize, factor: f64) -> (usize, usize) {
-    let side = |length: usize| (length as f64 * factor).round_ties_even().max(1.0) as usize;
-    (side(height), side(width))
 }
 
 /// Where a square crop lies: the rule that all reference programs share (SPEC 1.6).

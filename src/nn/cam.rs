@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::artifact::maps::stride4;
 use crate::image::normalise::normalise;
-use crate::image::resize::{Coordinates, Filter, interpolate_bilinear, resize_rgb};
+use crate::image::resize::{Coordinates, Filter, interpolate_bilinear, resize_rgb, scaled_size};
 use crate::image::{Maps, Rgb};
 use crate::nn::resnet::ResNetCam;
 
@@ -63,7 +63,7 @@ pub fn multi_scale(
         })
         .collect();
     for &scale in &views.scales {
-        let size = augment::scaled(height, width, scale);
+        let size = scaled_size(height, width, scale);
         let inputs: Vec<Maps> =
             images.par_iter().map(|image| normalise(&resize_rgb(image, size.0, size.1, views.filter))).collect();
         let x = batch(inputs.iter(), device);

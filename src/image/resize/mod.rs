@@ -6,7 +6,7 @@ mod pillow;
 mod torch;
 
 pub use opencv::opencv_linear;
-pub use pillow::{Filter, nearest_maps, resize_rgb};
+pub use pillow::{Filter, nearest_maps, resize_rgb, scaled_size};
 pub use torch::{Coordinates, interpolate_bicubic, interpolate_bilinear, scaled};
 
 use super::LabelMap;

@@ -142,3 +142,9 @@ fn resize_columns(image: &Rgb, height: usize, filter: Filter) -> Rgb {
     }
     Rgb::new(height, image.width(), data)
 }
+
+/// Returns a size times a factor, each side rounded half to even and at least 1.
+pub fn scaled_size(height: usize, width: usize, factor: f64) -> (usize, usize) {
+    let side = |length: usize| (length as f64 * factor).round_ties_even().max(1.0) as usize;
+    (side(height), side(width))
+}
