@@ -25,6 +25,7 @@ mod shelf;
 mod threshold_search;
 #[cfg(feature = "nn")]
 pub mod training;
+mod weights_import;
 
 use crate::stage::{Listed, StageKind};
 
@@ -33,6 +34,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
     &[
         &Listed::<dataset_voc::DatasetVoc>::NEW,
         &Listed::<dataset_synthetic::DatasetSynthetic>::NEW,
+        &Listed::<weights_import::Import>::NEW,
         #[cfg(feature = "nn")]
         &Listed::<classifier::Train>::NEW,
         #[cfg(feature = "nn")]
