@@ -80,6 +80,9 @@ pub(super) struct Params {
     /// Strides of a ResNet's first convolution, `layer2`, `layer3` and `layer4`; default: the preset's
     #[serde(default)]
     strides: Option<[usize; 4]>,
+    /// Whether a 3x3 max pool with stride 2 follows a ResNet's first convolution; default: the preset's
+    #[serde(default)]
+    pool: Option<bool>,
     /// Normalisation of a ResNet; `frozen` also freezes the first convolution, and only makes sense with `init`; default: the
     /// preset's
     #[serde(default)]
@@ -294,6 +297,7 @@ impl Params {
                 depth: filled.depth.or_else(|| Some(config.blocks.to_vec())),
                 width: filled.width.or(Some(config.width)),
                 strides: filled.strides.or(Some(config.strides)),
+                pool: filled.pool.or(Some(config.pool)),
                 norm: filled.norm.or(Some(config.norm)),
                 detach_early: filled.detach_early.or(Some(detach)),
                 ..filled
@@ -322,6 +326,7 @@ impl Params {
             Family::Resnet => [("heads", self.heads.is_some()), ("patch", self.patch.is_some())].to_vec(),
             Family::Vit => vec![
                 ("strides", self.strides.is_some()),
+                ("pool", self.pool.is_some()),
                 ("norm", self.norm.is_some()),
                 ("detach_early", self.detach_early.is_some()),
             ],
@@ -334,6 +339,7 @@ impl Params {
             Shape::Resnet { mut config, detach } => {
                 config.width = self.width.unwrap_or(config.width);
                 config.strides = self.strides.unwrap_or(config.strides);
+                config.pool = self.pool.unwrap_or(config.pool);
                 config.norm = self.norm.unwrap_or(config.norm);
                 if let Some(depth) = &self.depth {
                     let Ok(blocks) = <[usize; 4]>::try_from(depth.clone()) else {
