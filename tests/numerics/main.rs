@@ -9,6 +9,8 @@ mod differences;
 mod fixture;
 #[cfg(feature = "nn")]
 mod irn;
+#[cfg(feature = "libtorch")]
+mod libtorch;
 #[cfg(feature = "nn")]
 mod nn_classifiers;
 #[cfg(feature = "nn")]
