@@ -46,6 +46,7 @@ pub fn named(name: &str) -> Result<Device, DeviceError> {
 }
 
 #[cfg(feature = "libtorch")]
+#[expect(deprecated, reason = "burn prefers its CubeCL back ends, whose CUDA crate downloads LLVM while it builds")]
 fn libtorch(_name: &str, cuda: Option<usize>) -> Result<Device, DeviceError> {
     Ok(cuda.map_or_else(Device::libtorch, Device::libtorch_cuda))
 }

@@ -100,9 +100,9 @@ pub(super) struct Params {
     #[serde(default = "default_flip")]
     #[schemars(range(min = 0.0, max = 1.0))]
     flip: f64,
-    /// Largest change of brightness, contrast, saturation and hue; zeros leave colours alone
-    #[serde(default = "default_jitter")]
-    jitter: [f64; 4],
+    /// Largest change of brightness, contrast, saturation and hue; zeros leave colours alone; default: the preset's
+    #[serde(default)]
+    jitter: Option<[f64; 4]>,
     /// How often each image is seen; default: the preset's
     #[serde(default)]
     epochs: Option<usize>,
@@ -139,10 +139,6 @@ fn default_flip() -> f64 {
     0.5
 }
 
-fn default_jitter() -> [f64; 4] {
-    [0.3, 0.3, 0.3, 0.1]
-}
-
 /// The network's shape.
 enum Shape {
     Resnet { config: resnet::Config, detach: bool },
@@ -153,6 +149,7 @@ enum Shape {
 struct Values {
     crop: usize,
     scale: [usize; 2],
+    jitter: [f64; 4],
     epochs: usize,
     batch: usize,
     optimizer: OptimizerKind,
@@ -189,6 +186,7 @@ impl Preset {
             Self::Resnet50 => Values {
                 crop: 512,
                 scale: [256, 512],
+                jitter: [0.3, 0.3, 0.3, 0.1],
                 epochs: 10,
                 batch: 8,
                 optimizer: OptimizerKind::Sgd,
@@ -201,22 +199,24 @@ impl Preset {
                 clip: 0.0,
             },
             Self::ResnetTiny => Values {
-                crop: 128,
-                scale: [128, 192],
+                crop: 160,
+                scale: [160, 192],
+                jitter: [0.2, 0.2, 0.2, 0.0],
                 epochs: 9,
                 batch: 16,
-                optimizer: OptimizerKind::Sgd,
-                lr: 0.05,
+                optimizer: OptimizerKind::Adamw,
+                lr: 2e-3,
                 head_rate: 1.0,
                 momentum: 0.9,
-                weight_decay: 5e-4,
-                schedule: Schedule::Polynomial,
-                warmup: 0.5,
+                weight_decay: 0.05,
+                schedule: Schedule::Cosine,
+                warmup: 1.0,
                 clip: 0.0,
             },
             Self::VitBase => Values {
                 crop: 512,
                 scale: [256, 512],
+                jitter: [0.3, 0.3, 0.3, 0.1],
                 epochs: 10,
                 batch: 4,
                 optimizer: OptimizerKind::Sgd,
@@ -231,7 +231,8 @@ impl Preset {
             },
             Self::VitTiny => Values {
                 crop: 160,
-                scale: [160, 208],
+                scale: [160, 192],
+                jitter: [0.2, 0.2, 0.2, 0.0],
                 epochs: 12,
                 batch: 16,
                 optimizer: OptimizerKind::Adamw,
@@ -260,6 +261,7 @@ impl Params {
         Values {
             crop: self.crop.unwrap_or(preset.crop),
             scale: self.scale.unwrap_or(preset.scale),
+            jitter: self.jitter.unwrap_or(preset.jitter),
             epochs: self.epochs.unwrap_or(preset.epochs),
             batch: self.batch.unwrap_or(preset.batch),
             optimizer: self.optimizer.unwrap_or(preset.optimizer),
@@ -280,6 +282,7 @@ impl Params {
             preset: Some(self.preset()),
             crop: Some(values.crop),
             scale: Some(values.scale),
+            jitter: Some(values.jitter),
             epochs: Some(values.epochs),
             batch: Some(values.batch),
             optimizer: Some(values.optimizer),
@@ -429,7 +432,7 @@ impl Stage for Train {
         training::at_least_one("epochs", values.epochs)?;
         training::at_least_one("batch", values.batch)?;
         training::within("flip", params.flip, 0.0, 1.0)?;
-        for (value, most) in params.jitter.into_iter().zip([1.0, 1.0, 1.0, 0.5]) {
+        for (value, most) in values.jitter.into_iter().zip([1.0, 1.0, 1.0, 0.5]) {
             training::within("jitter", value, 0.0, most)?;
         }
         training::positive("lr", values.lr)?;
@@ -529,11 +532,11 @@ fn fit<M: Module>(
 ) -> Result<NamedTensors, StageError> {
     let values = params.values();
     let images = io::images(ctx, "images")?;
-    let [brightness, contrast, saturation, hue] = params.jitter;
+    let [brightness, contrast, saturation, hue] = values.jitter;
     let augmentation = Augmentation {
         scale: Scale::LongSide { shortest: values.scale[0], longest: values.scale[1] },
         flip: params.flip,
-        jitter: (params.jitter != [0.0; 4]).then_some(ColorJitter { brightness, contrast, saturation, hue }),
+        jitter: (values.jitter != [0.0; 4]).then_some(ColorJitter { brightness, contrast, saturation, hue }),
         crop: Some(values.crop),
     };
     let load = |mut sample: train::Sample| {
