@@ -435,7 +435,9 @@ impl<S: Stage> StageKind for Listed<S> {
 
 impl<S: Stage> StageRun for Parsed<S> {
     fn params(&self) -> serde_json::Value {
-        serde_json::to_value(&self.0).expect("parameters are JSON")
+        // Through text, where an f32 of 0.3 is `0.3`; `to_value` would widen it to 0.30000001192092896.
+        let text = serde_json::to_string(&self.0).expect("parameters are JSON");
+        serde_json::from_str(&text).expect("what was written can be read")
     }
 
     fn sources(&self, inputs: &Inputs) -> Result<Sources, StageError> {

@@ -498,6 +498,13 @@ fn a_default_that_the_recipe_decides_is_in_the_key_with_its_value() {
     assert_ne!(left_out, real_key_params(&stage("recipe = \"upstream\"")));
 }
 
+#[test]
+fn a_number_is_kept_as_it_was_written() {
+    let stage = "[stages.s]\nkind = \"irn.labels\"\nconf_fg = 0.35\ninputs = { images = \"i\", cams = \"m\" }\n";
+    let params = real_key_params(stage);
+    assert_eq!((params["conf_fg"].to_string(), params["conf_bg"].to_string()), ("0.35".to_owned(), "0.05".to_owned()));
+}
+
 #[cfg(feature = "nn")]
 #[test]
 fn a_default_that_the_preset_decides_is_in_the_key_with_its_value() {
