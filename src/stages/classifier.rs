@@ -179,7 +179,8 @@ impl Preset {
         }
     }
 
-    /// The values of SPEC 1.6 (right column) and 2.2; those of the tiny networks were found by trial (docs/results.md).
+    /// The values of SPEC 1.6 (right column) and 2.2; those of `ResnetTiny` were found by trial
+    /// (docs/results.md), those of `VitTiny` follow them and were not scored.
     fn values(self, recipe: Recipe) -> Values {
         let upstream = |paper, upstream| recipe.or(None, paper, upstream);
         match self {
