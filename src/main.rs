@@ -1,7 +1,7 @@
 //! The program: hands over to the command line.
 
-/// Keeps freed memory for the next tensor. glibc gives blocks of this size back to the system, and taking them again page by
-/// page costs as much as the arithmetic.
+/// Keeps freed memory for the next tensor. glibc gives blocks of this size back to the system, and a training takes them
+/// again page by page.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -37,7 +37,7 @@ impl CacheDir {
 /// How a pipeline is carried out. `plan` takes the same, so that one word turns a command line into the other.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct HowArgs {
-    /// Where networks run; no result depends on it
+    /// Where networks run: `cpu`, or `libtorch` and `libtorch:cuda:N` in a build with it; no part of any key
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
 

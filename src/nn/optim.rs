@@ -63,10 +63,11 @@ pub struct Group {
 }
 
 /// How the learning rate moves over the steps of a training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// `(1 - step / steps)^0.9` before each step (SPEC 0.7).
+    #[default]
     Polynomial,
     /// Half a cosine from 1 to 0, after a linear rise over `warmup` steps.
     Cosine,

@@ -97,7 +97,7 @@ pub(super) struct Params {
     #[serde(default)]
     scale: Option<[usize; 2]>,
     /// Probability of a horizontal flip
-    #[serde(default = "default_flip")]
+    #[serde(default = "training::default_flip")]
     #[schemars(range(min = 0.0, max = 1.0))]
     flip: f64,
     /// Largest change of brightness, contrast, saturation and hue; zeros leave colours alone; default: the preset's
@@ -133,10 +133,6 @@ pub(super) struct Params {
     /// Bound of the gradient's norm over all parameters, 0 for none; default: the preset's
     #[serde(default)]
     clip: Option<f64>,
-}
-
-fn default_flip() -> f64 {
-    0.5
 }
 
 /// The network's shape.

@@ -76,7 +76,7 @@ pub(super) struct TrainParams {
     #[serde(default = "default_scale")]
     scale: [f64; 2],
     /// Probability of a horizontal flip
-    #[serde(default = "default_flip")]
+    #[serde(default = "training::default_flip")]
     #[schemars(range(min = 0.0, max = 1.0))]
     flip: f64,
     /// How often each image is seen
@@ -104,7 +104,7 @@ pub(super) struct TrainParams {
     #[serde(default)]
     optimizer: OptimizerKind,
     /// How the learning rate moves over the steps
-    #[serde(default = "default_schedule")]
+    #[serde(default)]
     schedule: Schedule,
     /// Whether the mean displacement is measured over all images in the end; masks of classes do not need it
     #[serde(default = "default_mean_shift")]
@@ -123,10 +123,6 @@ fn default_scale() -> [f64; 2] {
     [0.5, 1.5]
 }
 
-fn default_flip() -> f64 {
-    0.5
-}
-
 fn default_epochs() -> usize {
     3
 }
@@ -141,10 +137,6 @@ fn default_displacement_rate() -> f64 {
 
 fn default_weight_decay() -> f64 {
     1e-4
-}
-
-fn default_schedule() -> Schedule {
-    Schedule::Polynomial
 }
 
 fn default_mean_shift() -> bool {
@@ -484,15 +476,7 @@ fn start(image: &ImageMaps, power: f64) -> Maps {
 
 /// Reads the sizes of the IRN on port `weights`.
 fn saved(inputs: &Inputs) -> Result<IrnConfig, StageError> {
-    let meta = io::weights_meta(inputs.get("weights"), "weights")?;
-    if meta.arch != ARCH {
-        return Err(StageError::data_help(
-            format!("port `weights` has weights of `{}` where `{ARCH}` is due", meta.arch),
-            "connect an `irn.train` stage",
-        ));
-    }
-    serde_json::from_value(meta.config)
-        .map_err(|error| StageError::data(format!("the sizes of the IRN on port `weights` cannot be read: {error}")))
+    training::saved(inputs, ARCH, "IRN", "connect an `irn.train` stage")
 }
 
 /// Finds the backbone within weights of the ResNet family: its sizes, and its tensors under `resnet50.`.

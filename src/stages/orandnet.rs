@@ -78,7 +78,7 @@ pub(super) struct TrainParams {
     #[serde(default)]
     optimizer: OptimizerKind,
     /// How the learning rate moves over the steps
-    #[serde(default = "default_schedule")]
+    #[serde(default)]
     schedule: Schedule,
 }
 
@@ -92,10 +92,6 @@ fn one() -> usize {
 
 fn default_lr() -> f64 {
     1e-3
-}
-
-fn default_schedule() -> Schedule {
-    Schedule::Polynomial
 }
 
 impl TrainParams {
@@ -357,14 +353,5 @@ impl Stage for Refine {
 
 /// Reads what was kept of the ORANDNet on port `weights`.
 fn saved(inputs: &Inputs) -> Result<Saved, StageError> {
-    let meta = io::weights_meta(inputs.get("weights"), "weights")?;
-    if meta.arch != ARCH {
-        return Err(StageError::data_help(
-            format!("port `weights` has weights of `{}` where `{ARCH}` is due", meta.arch),
-            "connect an `orandnet.train` stage",
-        ));
-    }
-    serde_json::from_value(meta.config).map_err(|error| {
-        StageError::data(format!("the sizes of the ORANDNet on port `weights` cannot be read: {error}"))
-    })
+    training::saved(inputs, ARCH, "ORANDNet", "connect an `orandnet.train` stage")
 }

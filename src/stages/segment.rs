@@ -93,7 +93,7 @@ pub(super) struct TrainParams {
     #[serde(default = "default_scale")]
     scale: [f64; 2],
     /// Probability of a horizontal flip
-    #[serde(default = "default_flip")]
+    #[serde(default = "training::default_flip")]
     #[schemars(range(min = 0.0, max = 1.0))]
     flip: f64,
     /// How often each image is seen
@@ -120,7 +120,7 @@ pub(super) struct TrainParams {
     #[serde(default)]
     optimizer: OptimizerKind,
     /// How the learning rate moves over the steps
-    #[serde(default = "default_schedule")]
+    #[serde(default)]
     schedule: Schedule,
     /// Whether background and objects weigh half each in the loss; default: true (paper), false (upstream)
     #[serde(default)]
@@ -144,10 +144,6 @@ fn default_scale() -> [f64; 2] {
     [0.7, 1.3]
 }
 
-fn default_flip() -> f64 {
-    0.5
-}
-
 fn default_epochs() -> usize {
     30
 }
@@ -162,10 +158,6 @@ fn default_lr() -> f64 {
 
 fn default_head_rate() -> f64 {
     10.0
-}
-
-fn default_schedule() -> Schedule {
-    Schedule::Polynomial
 }
 
 impl TrainParams {
@@ -478,14 +470,13 @@ impl Stage for Predict {
         let network = params::load_strict(config.init(0, &device), &tensors)
             .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
         let images = io::images(ctx, "images")?;
-        let crf = params.recipe.or(params.crf, false, true);
         let done = AtomicUsize::new(0);
         let segment = |entry: &ImageEntry| {
             ctx.check_cancelled()?;
             let image = io::pixels(ctx, entry)?;
             let mut scores =
                 network.probabilities(&normalise(&image), &params.scales, params.mirror, params.merge, &device);
-            if crf {
+            if params.crf.expect("`resolve` fills it in") {
                 scores = DenseCrf::new(&image, Kernels::SEGMENTATION).infer(&Unary::from_probabilities(&scores), 10);
             }
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
@@ -513,16 +504,7 @@ fn largest(scores: &Maps) -> LabelMap {
 
 /// Reads the sizes of the segmentation network on port `weights`.
 fn saved(inputs: &Inputs) -> Result<Resnet38Config, StageError> {
-    let meta = io::weights_meta(inputs.get("weights"), "weights")?;
-    if meta.arch != ARCH {
-        return Err(StageError::data_help(
-            format!("port `weights` has weights of `{}` where `{ARCH}` is due", meta.arch),
-            "connect a `segment.train` stage",
-        ));
-    }
-    serde_json::from_value(meta.config).map_err(|error| {
-        StageError::data(format!("the sizes of the network on port `weights` cannot be read: {error}"))
-    })
+    training::saved(inputs, ARCH, "network", "connect a `segment.train` stage")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::weights::{self, NamedTensors, WeightsMeta};
@@ -12,7 +13,8 @@ use crate::nn::device;
 use crate::nn::optim::Rule;
 use crate::nn::params::Mismatch;
 use crate::nn::train::{Progress, TrainError};
-use crate::stage::{Ctx, Output, StageError};
+use crate::stage::{Ctx, Inputs, Output, StageError};
+use crate::stages::io;
 
 /// Whose values the parameters take that are left out, where the sources disagree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +58,11 @@ impl OptimizerKind {
     }
 }
 
+/// The probability of a horizontal flip in every recipe (SPEC 1.6, 8.3 and 9.2).
+pub fn default_flip() -> f64 {
+    0.5
+}
+
 /// Finds the device of the run.
 pub fn device(ctx: &Ctx<'_>) -> Result<Device, StageError> {
     device::named(ctx.device).map_err(|error| StageError::data(error.to_string()))
@@ -86,6 +93,18 @@ pub fn misfit(port: &str, arch: &str, mismatch: &Mismatch) -> StageError {
         format!("the `{arch}` weights on port `{port}`: {mismatch}"),
         "weights fit only the network that they were made for, in the same sizes",
     )
+}
+
+/// Reads the description that [`output`] kept beside the weights on port `weights`, which must be of architecture `arch`. An
+/// error calls the network `what` and says with `help` where its weights come from.
+pub fn saved<T: DeserializeOwned>(inputs: &Inputs, arch: &str, what: &str, help: &str) -> Result<T, StageError> {
+    let meta = io::weights_meta(inputs.get("weights"), "weights")?;
+    if meta.arch != arch {
+        let message = format!("port `weights` has weights of `{}` where `{arch}` is due", meta.arch);
+        return Err(StageError::data_help(message, help));
+    }
+    serde_json::from_value(meta.config)
+        .map_err(|error| StageError::data(format!("the sizes of the {what} on port `weights` cannot be read: {error}")))
 }
 
 /// Makes the artifact of a training.
