@@ -4,7 +4,7 @@
 //! # The map of the house
 //!
 //! There are two wings and one door. The **engine** ([`store`], [`pipeline`], [`plan`], [`run`]) knows no images and no
-//! tensors; the **craft** ([`image`], [`artifact`], [`data`], [`metric`] and, with the feature `nn`, `nn`) knows no graphs and
+//! tensors; the **craft** ([`image`], [`foreign`], [`artifact`], [`data`], [`metric`] and, with the feature `nn`, `nn`) knows no graphs and
 //! no cache. They meet in the traits of [`stage`] and in [`stages`], which holds one adapter for each kind of stage. Below
 //! both lie the words that everybody uses: [`digest`], [`kind`] and [`diag`]. Above lie [`report`], which shows, and [`cli`],
 //! which decides what is shown. Nothing imports what lies above it; `tests/it/rooms.rs` holds that.
@@ -17,6 +17,7 @@
 //! pipeline ─── the file as written            stage ── the door ──┘
 //! store ────── blobs by digest, records of    nn ── networks     data ── data sets     metric ── scores
 //!              actions                        artifact ── results as bytes             image ── grids and codecs
+//!                                                foreign ── files of other programs
 //! digest, kind, diag ── names of content, types of artifacts, complaints with their place
 //! ```
 //!
@@ -41,6 +42,7 @@ pub mod cli;
 pub mod data;
 pub mod diag;
 pub mod digest;
+pub mod foreign;
 pub mod image;
 pub mod kind;
 pub mod metric;

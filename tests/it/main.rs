@@ -8,6 +8,7 @@ mod docs;
 mod evaluate;
 mod export;
 mod faults;
+mod foreign;
 mod fuse;
 mod graph;
 mod licences;

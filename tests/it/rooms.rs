@@ -12,7 +12,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // The craft: no graph, no cache; an artifact is read through its manifest.
     ("image", &[]),
     ("metric", &["image"]),
-    ("artifact", &["digest", "kind", "image", "store::manifest"]),
+    ("foreign", &[]),
+    ("artifact", &["digest", "kind", "image", "foreign", "store::manifest"]),
     ("data", &["image", "artifact", "digest"]),
     ("nn", &["image", "artifact", "digest"]),
     // The engine: no image, no tensor.
@@ -22,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("plan", &["pipeline", "stage", "store", "kind", "digest", "diag"]),
     ("run", &["plan", "store", "stage", "kind", "digest", "diag"]),
     // Where they meet.
-    ("stages", &["stage", "artifact", "image", "nn", "data", "metric", "kind", "digest", "store::manifest"]),
+    ("stages", &["stage", "artifact", "image", "foreign", "nn", "data", "metric", "kind", "digest", "store::manifest"]),
     // What people see.
     ("report", &["run", "plan", "stage", "kind", "digest", "diag"]),
     (
