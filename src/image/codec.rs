@@ -4,16 +4,11 @@
 use std::io::Cursor;
 
 use png::{BitDepth, ColorType, DeflateCompression, Filter, Transformations};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::palette::voc_palette;
-use super::{LabelMap, Rgb};
+use super::{LabelMap, Rgb, jpeg};
 
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
-const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
 /// Decodes a JPEG (grey or colour) or a PNG (palette, grey, RGB, with or without alpha, up to 16 bits) to 8-bit RGB.
 ///
@@ -22,8 +17,8 @@ const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 /// # Errors
 /// A sentence about the bytes: another format, damaged, cut short, or CMYK.
 pub fn decode_rgb(bytes: &[u8]) -> Result<Rgb, String> {
-    if bytes.starts_with(JPEG_SIGNATURE) {
-        decode_jpeg(bytes)
+    if bytes.starts_with(jpeg::SIGNATURE) {
+        jpeg::decode(bytes)
     } else if bytes.starts_with(PNG_SIGNATURE) {
         decode_png(bytes)
     } else {
@@ -36,11 +31,8 @@ pub fn decode_rgb(bytes: &[u8]) -> Result<Rgb, String> {
 /// # Errors
 /// A sentence about the bytes, if they are neither or the headers are damaged.
 pub fn image_size(bytes: &[u8]) -> Result<(usize, usize), String> {
-    let (height, width) = if bytes.starts_with(JPEG_SIGNATURE) {
-        let mut decoder = jpeg_decoder(bytes);
-        decoder.decode_headers().map_err(|error| damaged_jpeg(&error))?;
-        let (width, height) = decoder.dimensions().ok_or("this JPEG does not say its size")?;
-        (height, width)
+    let (height, width) = if bytes.starts_with(jpeg::SIGNATURE) {
+        jpeg::size(bytes)?
     } else if bytes.starts_with(PNG_SIGNATURE) {
         let mut decoder = png::Decoder::new(Cursor::new(bytes));
         let info = decoder.read_header_info().map_err(|error| damaged_png(&error))?;
@@ -113,49 +105,6 @@ pub fn encode_rgb(image: &Rgb) -> Vec<u8> {
     })
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, String> {
-    if !has_jpeg_end(bytes) {
-        return Err("this JPEG is truncated: it ends before its end-of-image marker; copy it again".to_owned());
-    }
-    let mut decoder = jpeg_decoder(bytes);
-    decoder.decode_headers().map_err(|error| damaged_jpeg(&error))?;
-    if let Some(space @ (ColorSpace::CMYK | ColorSpace::YCCK)) = decoder.input_colorspace() {
-        return Err(format!("this JPEG is {space:?}, which has no fixed RGB; convert it to RGB first"));
-    }
-    let data = decoder.decode().map_err(|error| damaged_jpeg(&error))?;
-    let (width, height) = decoder.dimensions().ok_or("this JPEG does not say its size")?;
-    if data.len() != height * width * 3 {
-        return Err(format!("this JPEG has {} bytes of pixels where {width} x {height} RGB are due", data.len()));
-    }
-    Ok(Rgb::new(height, width, data))
-}
-
-/// Strict: damage is an error, where the lenient mode would paint the rest grey.
-fn jpeg_decoder(bytes: &[u8]) -> JpegDecoder<ZCursor<&[u8]>> {
-    let options = DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
-    JpegDecoder::new_with_options(ZCursor::new(bytes), options)
-}
-
-/// Walks the segments to the end-of-image marker. The decoder pads missing data with zeros and says nothing where the cut
-/// falls into the last rows, and a thumbnail may hold an end marker of its own, so that searching for one would not do.
-fn has_jpeg_end(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        // Entropy-coded data and fill bytes: on to the next 0xff that is neither stuffed (0x00), restart nor fill.
-        let Some(skipped) = bytes.get(at..).and_then(|rest| {
-            rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd7 | 0xff))
-        }) else {
-            return false;
-        };
-        at += skipped + 2;
-        if bytes[at - 1] == 0xd9 {
-            return true;
-        }
-        let Some(length) = bytes.get(at..at + 2) else { return false };
-        at += usize::from(u16::from_be_bytes([length[0], length[1]]));
-    }
-}
-
 fn decode_png(bytes: &[u8]) -> Result<Rgb, String> {
     let (image, info) = read_png(bytes, Transformations::EXPAND | Transformations::STRIP_16)?;
     let (height, width) = (info.height as usize, info.width as usize);
@@ -205,12 +154,6 @@ fn color_name(color: ColorType) -> &'static str {
         ColorType::GrayscaleAlpha => "grey with alpha",
         ColorType::Rgba => "RGB with alpha",
     }
-}
-
-fn damaged_jpeg(error: &impl std::fmt::Debug) -> String {
-    // The decoder's messages run over several lines.
-    let message = format!("{error:?}").split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("this JPEG is damaged: {message}")
 }
 
 fn damaged_png(error: &png::DecodingError) -> String {

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod crf;
 mod grid;
 pub mod ir_label;
+mod jpeg;
 pub mod normalise;
 pub mod palette;
 pub mod paths;

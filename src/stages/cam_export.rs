@@ -76,7 +76,8 @@ impl Stage for Export {
     const SPEC: Spec = Spec {
         name: "cam.export",
         about: "Make class activation maps of labelled images with a trained classifier",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained classifier" },

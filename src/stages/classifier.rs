@@ -399,7 +399,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "classifier.train",
         about: "Train a classifier on image-level labels",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels to train on" },
             Port {

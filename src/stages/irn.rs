@@ -173,7 +173,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "irn.train",
         about: "Train IRN to see boundaries between classes",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to train on" },
             Port {
@@ -394,7 +395,8 @@ impl Stage for Propagate {
     const SPEC: Spec = Spec {
         name: "irn.propagate",
         about: "Spread maps over each image by a random walk that stops at IRN's boundaries",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port {
                 name: "images",

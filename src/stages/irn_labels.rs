@@ -85,7 +85,8 @@ impl Stage for IrnLabels {
     const SPEC: Spec = Spec {
         name: "irn.labels",
         about: "Labels for IRN: sure objects, sure background, and 255 between, from maps and a dense CRF",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "the images" },
             Port { name: "cams", takes: &[Kind::CamSet], optional: false, about: "their maps" },

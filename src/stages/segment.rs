@@ -221,7 +221,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "segment.train",
         about: "Train a segmentation network on masks",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to train on" },
             Port {
@@ -433,7 +434,8 @@ impl Stage for Predict {
     const SPEC: Spec = Spec {
         name: "segment.predict",
         about: "Segment images with a trained network",
-        revision: 1,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to segment" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained segmentation network" },

@@ -9,6 +9,7 @@ mod differences;
 mod fixture;
 #[cfg(feature = "nn")]
 mod irn;
+mod jpeg;
 #[cfg(feature = "libtorch")]
 mod libtorch;
 #[cfg(feature = "nn")]
