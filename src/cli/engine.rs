@@ -53,13 +53,17 @@ pub(crate) struct HowArgs {
     #[arg(long)]
     pub(crate) fail_fast: bool,
 
-    /// Run only this stage and what it depends on; may be repeated
-    #[arg(long, value_name = "STAGE")]
-    pub(crate) only: Vec<String>,
-
     /// Print one JSON object at the end instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which stages are meant.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct OnlyArgs {
+    /// Run only this stage and what it depends on; may be repeated
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) only: Vec<String>,
 }
 
 /// The developers' log.
@@ -69,7 +73,7 @@ pub(crate) struct LogArgs {
     #[arg(long = "log", value_name = "LEVEL", value_parser = Targets::from_str)]
     pub(crate) log: Option<Targets>,
 
-    /// Form of the developers' log
+    /// Form of the developers' log; without `--log`, of what is told of the run: `json` writes every event as a line
     #[arg(long = "log-format", value_name = "FORMAT", default_value = "plain")]
     pub(crate) log_format: LogFormat,
 }

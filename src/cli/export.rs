@@ -52,7 +52,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let chosen = choose(&plan, std::slice::from_ref(&args.stage)).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
     let files = Files::load(&store);
-    let planner = Planner::new(&plan, &store, &files);
+    let planner = Planner::new(&store, &files);
     let survey = Survey::of(&plan, &chosen, &planner);
     files.save(&store).map_err(|error| outside(&error))?;
     let outcome = survey.map_err(Failure::Diagnostics)?.outcome(&plan, &store);

@@ -7,10 +7,12 @@ mod engine;
 mod export;
 mod graph;
 mod plan;
+mod results;
 mod run;
 mod schema;
 mod show;
 mod stages;
+mod sweep;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -34,6 +36,10 @@ enum Command {
     Run(run::RunArgs),
     /// Say what `run` would do and why, without doing it
     Plan(plan::PlanArgs),
+    /// Run every point of a sweep, with what they share done once
+    Sweep(sweep::SweepArgs),
+    /// Show the scores of every point of a sweep as a table
+    Results(results::ResultsArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what is known of a stage's result: provenance, sizes, metrics
@@ -73,6 +79,8 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Plan(args) => plan::plan(args),
+        Command::Sweep(args) => sweep::sweep(args),
+        Command::Results(args) => results::results(args),
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
-use super::engine::{CacheDir, HowArgs, LogArgs, json, metrics, summary};
+use super::engine::{CacheDir, HowArgs, LogArgs, OnlyArgs, json, metrics, summary};
 use super::run::survey;
 use crate::report::text::{Align, table};
 
@@ -22,6 +22,9 @@ pub(crate) struct PlanArgs {
     how: HowArgs,
 
     #[command(flatten)]
+    only: OnlyArgs,
+
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -30,7 +33,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     args.log.start();
     let plan = args.pipeline.load()?;
     let store = args.cache.open()?;
-    let (survey, warnings) = survey(&plan, &args.how.only, &store)?;
+    let (survey, warnings) = survey(&plan, &args.only.only, &store)?;
     for warning in warnings {
         // Nothing is left to be done where stderr itself is gone.
         let _ = writeln!(std::io::stderr(), "warning: {warning}");

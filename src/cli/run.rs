@@ -1,13 +1,14 @@
 //! `orandflow run`: carries a pipeline out, reports, and decides the exit code.
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
-use super::engine::{CacheDir, HowArgs, LogArgs, json, metrics, metrics_table, outside, summary};
+use super::engine::{CacheDir, HowArgs, LogArgs, LogFormat, OnlyArgs, json, metrics, metrics_table, outside, summary};
 use crate::plan::Plan;
 use crate::plan::prepare::Planner;
 use crate::report::bars::Bars;
@@ -16,7 +17,8 @@ use crate::report::log::Log;
 use crate::report::plain::Plain;
 use crate::report::text::duration;
 use crate::report::{Listener, Reporter};
-use crate::run::{Options, Status, Survey, choose, run as carry_out};
+use crate::run::event::Stamped;
+use crate::run::{Options, Outcome, Status, Survey, choose, run as carry_out};
 use crate::store::Store;
 use crate::store::files::Files;
 
@@ -36,6 +38,9 @@ pub(crate) struct RunArgs {
     how: HowArgs,
 
     #[command(flatten)]
+    only: OnlyArgs,
+
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -43,27 +48,18 @@ pub(crate) struct RunArgs {
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     args.log.start();
     let plan = args.pipeline.load()?;
-    let chosen = choose(&plan, &args.how.only).map_err(Failure::Diagnostics)?;
+    let chosen = choose(&plan, &args.only.only).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
-    let cancelled = Arc::new(AtomicBool::new(false));
-    stop_on_interrupt(&cancelled);
-    let files = Files::load(&store);
-    let planner = Planner::new(&plan, &store, &files);
-    let survey = Survey::of(&plan, &chosen, &planner);
-    files.save(&store).map_err(|error| outside(&error))?;
-    let survey = survey.map_err(Failure::Diagnostics)?;
-
-    let options = Options {
-        jobs: args.how.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
-        device: args.how.device.clone(),
-        fail_fast: args.how.fail_fast,
-        cancelled,
+    let order = Order {
+        plan: &plan,
+        chosen: &chosen,
+        store: &store,
+        how: &args.how,
+        log: &args.log,
+        files: &[("pipeline.toml", &args.pipeline.file)],
+        set: &args.pipeline.set,
     };
-    let reporter = Reporter::new(listeners(args, &store)?);
-    let surveyed = survey.seconds();
-    let mut outcome = carry_out(&plan, survey, &planner, &store, &options, &|event| reporter.hear(&event));
-    outcome.seconds += surveyed;
-    files.save(&store).map_err(|error| outside(&error))?;
+    let (outcome, _) = order.carry_out()?;
 
     let metrics = metrics(&plan, &store, &outcome.steps);
     let text = if args.how.json {
@@ -74,32 +70,80 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         format!("{table}{gap}{} in {}\n", summary(&outcome), duration(outcome.seconds))
     };
     deliver(&text, None)?;
-    Ok(match outcome.count(Status::Failed) {
+    Ok(exit_code(&outcome))
+}
+
+/// Returns the exit code of a run that came to its end.
+pub(crate) fn exit_code(outcome: &Outcome) -> ExitCode {
+    match outcome.count(Status::Failed) {
         _ if outcome.interrupted => ExitCode::from(INTERRUPTED),
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(1),
-    })
+    }
 }
 
-/// Returns the listeners: the folder of the run, stderr, and the developers' log.
-fn listeners(args: &RunArgs, store: &Store) -> Result<Vec<Box<dyn Listener>>, Failure> {
-    let folder = store.run_folder().map_err(|error| outside(&error))?;
-    fs_err::copy(&args.pipeline.file, folder.join("pipeline.toml")).map_err(|error| outside(&error))?;
-    if !args.pipeline.set.is_empty() {
-        let set = args.pipeline.set.join("\n") + "\n";
-        fs_err::write(folder.join("set.txt"), set).map_err(|error| outside(&error))?;
+/// A plan, and how it is to be carried out.
+pub(crate) struct Order<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) chosen: &'a [bool],
+    pub(crate) store: &'a Store,
+    pub(crate) how: &'a HowArgs,
+    pub(crate) log: &'a LogArgs,
+    /// Files that the run's folder keeps a copy of, by name.
+    pub(crate) files: &'a [(&'a str, &'a Path)],
+    /// `--set` arguments.
+    pub(crate) set: &'a [String],
+}
+
+impl Order<'_> {
+    /// Carries the plan out until it is done or the user stops it; returns the outcome and the run's folder.
+    pub(crate) fn carry_out(&self) -> Result<(Outcome, PathBuf), Failure> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        stop_on_interrupt(&cancelled);
+        let files = Files::load(self.store);
+        let planner = Planner::new(self.store, &files);
+        let survey = Survey::of(self.plan, self.chosen, &planner);
+        files.save(self.store).map_err(|error| outside(&error))?;
+        let survey = survey.map_err(Failure::Diagnostics)?;
+        let how = self.how;
+        let options = Options {
+            jobs: how.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
+            device: how.device.clone(),
+            fail_fast: how.fail_fast,
+            cancelled,
+        };
+        let (listeners, folder) = self.listeners()?;
+        let reporter = Reporter::new(listeners);
+        let surveyed = survey.seconds();
+        let hear = |event: Stamped| reporter.hear(&event);
+        let mut outcome = carry_out(self.plan, survey, &planner, self.store, &options, &hear);
+        outcome.seconds += surveyed;
+        files.save(self.store).map_err(|error| outside(&error))?;
+        Ok((outcome, folder))
     }
-    let recording = Jsonl::create(&folder.join("events.jsonl")).map_err(|error| outside(&error))?;
-    let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(recording)];
-    if args.log.log.is_some() {
-        listeners.push(Box::new(Log));
+
+    /// Returns the listeners: the folder of the run, stderr, and the developers' log.
+    fn listeners(&self) -> Result<(Vec<Box<dyn Listener>>, PathBuf), Failure> {
+        let folder = self.store.run_folder().map_err(|error| outside(&error))?;
+        for (name, file) in self.files {
+            fs_err::copy(file, folder.join(name)).map_err(|error| outside(&error))?;
+        }
+        if !self.set.is_empty() {
+            let set = self.set.join("\n") + "\n";
+            fs_err::write(folder.join("set.txt"), set).map_err(|error| outside(&error))?;
+        }
+        let recording = Jsonl::create(&folder.join("events.jsonl")).map_err(|error| outside(&error))?;
+        let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(recording)];
+        if self.log.log.is_some() {
+            listeners.push(Box::new(Log));
+        }
+        listeners.push(match self.log.log_format {
+            LogFormat::Json if self.log.log.is_none() => Box::new(Jsonl::new(std::io::stderr())),
+            _ if std::io::stderr().is_terminal() && self.log.log.is_none() => Box::new(Bars::new()),
+            _ => Box::new(Plain::new(std::io::stderr())),
+        });
+        Ok((listeners, folder))
     }
-    listeners.push(if std::io::stderr().is_terminal() && args.log.log.is_none() {
-        Box::new(Bars::new())
-    } else {
-        Box::new(Plain::new(std::io::stderr()))
-    });
-    Ok(listeners)
 }
 
 /// The first Ctrl-C asks running stages to stop, the second one ends the program.
@@ -123,10 +167,14 @@ fn stop_on_interrupt(cancelled: &Arc<AtomicBool>) {
 
 /// Looks at every chosen step and remembers the digests of data files; for verbs that run nothing.
 pub(crate) fn survey(plan: &Plan, only: &[String], store: &Store) -> Result<(Survey, Vec<String>), Failure> {
-    let chosen = choose(plan, only).map_err(Failure::Diagnostics)?;
+    survey_of(plan, &choose(plan, only).map_err(Failure::Diagnostics)?, store)
+}
+
+/// As [`survey`], for steps that are chosen already.
+pub(crate) fn survey_of(plan: &Plan, chosen: &[bool], store: &Store) -> Result<(Survey, Vec<String>), Failure> {
     let files = Files::load(store);
-    let planner = Planner::new(plan, store, &files);
-    let survey = Survey::of(plan, &chosen, &planner);
+    let planner = Planner::new(store, &files);
+    let survey = Survey::of(plan, chosen, &planner);
     files.save(store).map_err(|error| outside(&error))?;
     Ok((survey.map_err(Failure::Diagnostics)?, planner.take_warnings()))
 }

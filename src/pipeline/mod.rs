@@ -1,11 +1,11 @@
 //! A pipeline file as its author wrote it: every word with its place. Knows no kinds and no graph.
 
-mod overrides;
+pub mod overrides;
 mod parse;
 mod texts;
 mod variables;
 
-pub use parse::parse;
+pub use parse::{assemble, parse, tables};
 pub use texts::Texts;
 
 use toml::Spanned;

@@ -12,8 +12,8 @@ use super::variables::{Variables, article};
 use super::{Pipeline, StageDecl, Word};
 use crate::diag::{Diagnostic, nearest};
 
-/// The tables that a pipeline file may have. Later ones (sweeps, resources) join them here.
-const TABLES: [&str; 3] = ["pipeline", "stages", "vars"];
+/// The tables that a pipeline file may have; `sweep` is looked at by the room of that name alone.
+const TABLES: [&str; 4] = ["pipeline", "stages", "sweep", "vars"];
 
 type Entry<'text> = (Spanned<toml::de::DeString<'text>>, Spanned<DeValue<'text>>);
 
@@ -23,17 +23,41 @@ type Entry<'text> = (Spanned<toml::de::DeString<'text>>, Spanned<DeValue<'text>>
 /// If the file is not TOML: every syntax error. Everything else that is wrong stands in [`Pipeline::faults`], so that it can be
 /// reported together with what is found later.
 pub fn parse(texts: &Texts) -> Result<Pipeline<'_>, Vec<Diagnostic>> {
-    let (root, errors) = DeTable::parse_recoverable(&texts.file().text);
-    let mut root = root.into_inner();
-    if !errors.is_empty() {
-        return Err(syntax(&errors, &root, texts));
+    let mut root = tables(texts)?.remove(0);
+    let faults = overrides::apply(&mut root, texts);
+    Ok(assemble(root, faults, texts))
+}
+
+/// Returns each file as a table whose places count over all texts.
+///
+/// # Errors
+/// If one is not TOML: every syntax error of all files.
+pub fn tables(texts: &Texts) -> Result<Vec<DeTable<'_>>, Vec<Diagnostic>> {
+    let mut tables = Vec::new();
+    let mut faults = Vec::new();
+    for (start, source) in texts.files() {
+        let (root, errors) = DeTable::parse_recoverable(&source.text);
+        let root = root.into_inner();
+        if errors.is_empty() {
+            tables.push(overrides::shift_table(root, start));
+        } else {
+            // Places of a file that was not read count over it alone.
+            faults.extend(syntax(&errors, &root, &Texts::new(&source.name, &source.text, &[])));
+        }
     }
-    let mut faults = overrides::apply(&mut root, texts);
+    if faults.is_empty() { Ok(tables) } else { Err(faults) }
+}
+
+/// Makes a pipeline of a file's table. `faults` are those that are known already.
+pub fn assemble<'text>(root: DeTable<'text>, mut faults: Vec<Diagnostic>, texts: &'text Texts) -> Pipeline<'text> {
     let mut pipeline = None;
     let mut vars = DeTable::new();
     let mut stages = DeTable::new();
     for (key, value) in in_order(root) {
         let name = key.get_ref().as_ref();
+        if name == "sweep" && value.get_ref().is_table() {
+            continue;
+        }
         if !TABLES.contains(&name) {
             faults.push(unknown_table(&key, texts));
             continue;
@@ -56,7 +80,7 @@ pub fn parse(texts: &Texts) -> Result<Pipeline<'_>, Vec<Diagnostic>> {
         .map(|(key, value)| stage(key, value, texts, &mut variables, &mut faults))
         .collect();
     faults.append(&mut variables.faults);
-    Ok(Pipeline { name, seed, stages, faults, texts })
+    Pipeline { name, seed, stages, faults, texts }
 }
 
 /// Returns the entries of a table in order of their places, so that the file's order is kept and overrides come last.
@@ -184,10 +208,14 @@ fn described(value: &DeValue<'_>) -> String {
 
 fn unknown_table(key: &Spanned<toml::de::DeString<'_>>, texts: &Texts) -> Diagnostic {
     let name = key.get_ref();
+    if name == "base" {
+        let fault = Diagnostic::new("this is the file of a sweep, not of a pipeline").at(texts.span(key.span()), "");
+        return fault.help(format!("run it with `orandflow sweep {}`", texts.file().name));
+    }
     let fault = Diagnostic::new(format!("unknown table `{name}`")).at(texts.span(key.span()), "");
     match nearest(name, TABLES) {
         Some(near) => fault.help(format!("did you mean `{near}`?")),
-        None => fault.help(format!("this version reads the tables {}", list(["pipeline", "vars", "stages"]))),
+        None => fault.help(format!("this version reads the tables {}", list(["pipeline", "vars", "stages", "sweep"]))),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The pipeline file and the `--set` arguments, laid end to end, so that one number names a place in any of them.
+//! The pipeline file, a file that lies over it, and the `--set` arguments, laid end to end, so that one number names a place in
+//! any of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,19 +9,30 @@ use crate::diag::{Source, Span};
 /// The name of sources that are `--set` arguments.
 pub(super) const SET: &str = "--set";
 
-/// The texts of a pipeline: the file first, then each `--set` argument.
+/// The texts of a pipeline: its files first, then each `--set` argument.
 #[derive(Debug)]
 pub struct Texts {
     sources: Vec<(usize, Arc<Source>)>,
+    files: usize,
 }
 
 impl Texts {
     /// Lays the texts end to end. Two texts are one byte apart, so that the end of one is not the start of the next.
     pub fn new(name: impl Into<String>, text: impl Into<String>, overrides: &[String]) -> Self {
-        let file = Source { name: name.into(), text: text.into() };
+        Self::layers(vec![Source { name: name.into(), text: text.into() }], overrides)
+    }
+
+    /// Lays several files and the `--set` arguments end to end; the first file is the pipeline's own.
+    ///
+    /// # Panics
+    /// If there is no file.
+    pub fn layers(files: Vec<Source>, overrides: &[String]) -> Self {
+        assert!(!files.is_empty(), "a pipeline has a file");
         let sets = overrides.iter().map(|text| Source { name: SET.to_owned(), text: text.clone() });
+        let count = files.len();
         let mut start = 0;
-        let sources = std::iter::once(file)
+        let sources = files
+            .into_iter()
             .chain(sets)
             .map(|source| {
                 let at = start;
@@ -28,7 +40,7 @@ impl Texts {
                 (at, Arc::new(source))
             })
             .collect();
-        Self { sources }
+        Self { sources, files: count }
     }
 
     /// Returns the file.
@@ -36,9 +48,14 @@ impl Texts {
         &self.sources[0].1
     }
 
+    /// Returns the files with the place where each starts.
+    pub fn files(&self) -> impl Iterator<Item = (usize, &Arc<Source>)> {
+        self.sources[..self.files].iter().map(|(start, source)| (*start, source))
+    }
+
     /// Returns the `--set` arguments with the place where each starts.
     pub fn overrides(&self) -> impl Iterator<Item = (usize, &Arc<Source>)> {
-        self.sources[1..].iter().map(|(start, source)| (*start, source))
+        self.sources[self.files..].iter().map(|(start, source)| (*start, source))
     }
 
     /// Returns where a span lies over all texts, the reverse of [`Self::span`].

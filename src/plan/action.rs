@@ -64,14 +64,14 @@ pub enum Input {
 
 impl Action {
     /// Makes the action of a whole stage, with nothing on its ports and no sources yet.
-    pub(crate) fn new(step: &Step, pipeline_seed: u64) -> Self {
+    pub(crate) fn new(step: &Step) -> Self {
         let spec = step.kind.spec();
         Self {
             schema: SCHEMA,
             kind: spec.name.to_owned(),
             revision: spec.revision,
             params: step.key_params.clone(),
-            seed: spec.seeded.then_some(pipeline_seed),
+            seed: spec.seeded.then_some(step.seed),
             inputs: BTreeMap::new(),
             files: Vec::new(),
             items: None,

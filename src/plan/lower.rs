@@ -34,7 +34,7 @@ pub fn lower(pipeline: Pipeline<'_>, catalog: &[&'static dyn StageKind]) -> Resu
     let mut steps = Vec::with_capacity(stages.len());
     for ((stage, kind), inputs) in stages.into_iter().zip(kinds).zip(inputs) {
         let (Some(kind), false) = (kind, stage.faulty) else { continue };
-        match read(stage, kind, inputs, texts) {
+        match read(stage, kind, inputs, seed, texts) {
             Ok(step) => steps.push(step),
             Err(mut found) => faults.append(&mut found),
         }
@@ -68,6 +68,7 @@ fn read(
     mut stage: StageDecl<'_>,
     kind: &'static dyn StageKind,
     inputs: Vec<Connection>,
+    seed: u64,
     texts: &Texts,
 ) -> Result<Step, Vec<Diagnostic>> {
     let schema = kind.schema().to_value();
@@ -80,7 +81,7 @@ fn read(
     let run: Arc<dyn StageRun> =
         kind.parse(table).map_err(|error| vec![params::refused(error, &stage, &places, &schema, texts)])?;
     let key_params: Value = shape::strip(&run.params(), &schema);
-    Ok(Step { name: stage.name.text, kind, run, key_params, inputs, places, span: stage.name.span })
+    Ok(Step { name: stage.name.text, kind, run, seed, key_params, inputs, places, span: stage.name.span })
 }
 
 /// Connects the ports of every stage, as far as they can be.

@@ -62,6 +62,8 @@ pub struct Step {
     pub kind: &'static dyn StageKind,
     /// It, with its parameters.
     pub run: Arc<dyn StageRun>,
+    /// The seed of the pipeline that it belongs to; part of its key where its kind draws random numbers.
+    pub seed: u64,
     /// Parameters with defaults filled in and without those that are not part of the key.
     pub key_params: serde_json::Value,
     /// Its connected ports, in order of the kind's ports.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
+use super::Step;
 use super::action::{Action, Input, file_parts, listing, rest_of};
-use super::{Plan, Step};
 use crate::diag::Diagnostic;
 use crate::digest::Digest;
 use crate::kind::Kind;
@@ -144,9 +144,8 @@ pub struct Prepared {
     pub lost: Option<Digest>,
 }
 
-/// Prepares the steps of one plan.
+/// Prepares steps.
 pub struct Planner<'a> {
-    plan: &'a Plan,
     store: &'a Store,
     files: &'a Files,
     locations: Mutex<HashMap<Digest, PathBuf>>,
@@ -160,8 +159,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'a> Planner<'a> {
     /// Makes a planner.
-    pub fn new(plan: &'a Plan, store: &'a Store, files: &'a Files) -> Self {
-        Self { plan, store, files, locations: Mutex::default(), warnings: Mutex::default() }
+    pub fn new(store: &'a Store, files: &'a Files) -> Self {
+        Self { store, files, locations: Mutex::default(), warnings: Mutex::default() }
     }
 
     /// Returns where a data file with this content lies.
@@ -184,7 +183,7 @@ impl<'a> Planner<'a> {
     /// If the stage refuses its inputs or sources, or a data file cannot be read.
     pub fn prepare(&self, step: &Step, inputs: &[Artifact]) -> Result<Prepared, Trouble> {
         let spec = step.kind.spec();
-        let mut action = Action::new(step, self.plan.seed);
+        let mut action = Action::new(step);
         let mut ports = Inputs::default();
         for (connection, artifact) in step.inputs.iter().zip(inputs) {
             action.inputs.insert(connection.port.to_owned(), Input::Whole(artifact.digest));

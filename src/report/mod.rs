@@ -5,6 +5,7 @@ pub mod draw;
 pub mod jsonl;
 pub mod log;
 pub mod plain;
+pub mod results;
 pub mod text;
 
 use std::sync::{Mutex, PoisonError};

@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::artifact::metrics::{self, ClassScores, CurvePoint, Protocol, Table};
+use crate::digest::Digest;
 use crate::kind::Kind;
 use crate::stage::{
     Ctx, Inputs, NotInKey, Output, Port, SourceFile, SourceItem, Sources, Spec, Stage, StageError, Work,
@@ -360,6 +362,18 @@ pub struct MetricsParams {
     /// Mean recall, 0 to 1.
     #[serde(default)]
     pub recall: f64,
+    /// So much at most is added to all three, by what stands on the ports.
+    #[serde(default)]
+    pub spread: f64,
+    /// The split that its protocol names.
+    #[serde(default)]
+    pub split: Option<String>,
+    /// Whether its protocol is that of an oracle, with a searched threshold of 0.3.
+    #[serde(default)]
+    pub oracle: bool,
+    /// Threshold, mean IoU, precision and recall of each point of a curve.
+    #[serde(default)]
+    pub curve: Vec<[f64; 4]>,
 }
 
 impl Stage for Metrics {
@@ -367,7 +381,8 @@ impl Stage for Metrics {
     const SPEC: Spec = Spec {
         name: "debug.metrics",
         about: "A table of metrics with the values it is told, to try out the engine",
-        revision: 1,
+        // 2: a whole table with a protocol.
+        revision: 2,
         inputs: ANY_PORTS,
         output: Kind::Metrics,
         work: Work::Whole,
@@ -375,8 +390,45 @@ impl Stage for Metrics {
     };
 
     fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        everything(ctx)?;
-        let table = json!({ "miou": params.miou, "precision": params.precision, "recall": params.recall });
-        Ok(Output::whole(Value::Null, "metrics.json", table.to_string().into_bytes()))
+        let text = everything(ctx)?;
+        let more = params.spread * (Digest::of(text.as_bytes()).to_u64() % 1000) as f64 / 1000.0;
+        let point = |[threshold, miou, precision, recall]: &[f64; 4]| CurvePoint {
+            threshold: *threshold,
+            miou: Some(*miou),
+            precision: Some(*precision),
+            recall: Some(*recall),
+        };
+        let threshold = if params.oracle {
+            json!({ "policy": "searched", "background": 0.3, "objective": "miou" })
+        } else {
+            json!(null)
+        };
+        let protocol = Protocol {
+            split: params.split.clone(),
+            images: 10,
+            classes_scored: 2,
+            classes: 2,
+            ignored: "nothing".to_owned(),
+            threshold,
+            oracle: params.oracle,
+            ..Protocol::default()
+        };
+        let class = |name: &str, away: f64| ClassScores {
+            name: name.to_owned(),
+            iou: Some(params.miou + more + away),
+            precision: Some(params.precision + more + away),
+            recall: Some(params.recall + more + away),
+        };
+        let mut table = Table {
+            miou: Some(params.miou + more),
+            precision: Some(params.precision + more),
+            recall: Some(params.recall + more),
+            per_class: vec![class("background", 0.1), class("thing", -0.1)],
+            protocol,
+            curve: params.curve.iter().map(point).collect(),
+            ..Table::default()
+        };
+        table.area_under_curve = table.area();
+        Ok(Output::whole(Value::Null, metrics::PART, metrics::encode(&table)))
     }
 }

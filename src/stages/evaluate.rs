@@ -214,6 +214,7 @@ pub(super) fn table(
             threshold,
             oracle,
         },
+        area_under_curve: None,
         curve: Vec::new(),
     }
 }

@@ -82,9 +82,10 @@ impl Stage for ThresholdSearch {
     type Params = Params;
 
     const SPEC: Spec = Spec {
+        // 2: the table has the area under its curve.
         name: "threshold.search",
         about: "Scores at every threshold against ground truth, and the best of them: an oracle for the images that it looks at",
-        revision: 1,
+        revision: 2,
         inputs: &[
             Port { name: "scores", takes: &[Kind::ScoreSet, Kind::CamSet], optional: false, about: "soft maps" },
             Port { name: "truth", takes: &[Kind::ImageSet], optional: false, about: "images with ground-truth masks" },
@@ -174,6 +175,7 @@ impl Stage for ThresholdSearch {
                 recall: number(point.recall),
             })
             .collect();
+        table.area_under_curve = table.area();
         let mut meta = serde_json::to_value(&found).expect("what was found is JSON");
         meta["classes"] = scored.classes.into();
         Ok(Output::whole(meta, metrics::PART, metrics::encode(&table)))

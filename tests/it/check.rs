@@ -135,7 +135,7 @@ fn unknown_tables() {
 [stage.a]
 kind = "debug.concat"
 
-[sweep]
+[limits]
 lr = [1, 2]
 
 [vars]
@@ -149,13 +149,13 @@ lr = [1, 2]
       │
       ╰ help: did you mean `stages`?
 
-    error: unknown table `sweep`
+    error: unknown table `limits`
       ╭▸ pipeline.toml:4:2
       │
-    4 │ [sweep]
-      │  ━━━━━
+    4 │ [limits]
+      │  ━━━━━━
       │
-      ╰ help: this version reads the tables `pipeline`, `vars`, `stages`
+      ╰ help: this version reads the tables `pipeline`, `vars`, `stages`, `sweep`
     ");
 }
 

@@ -16,9 +16,11 @@ mod networks;
 mod parameters;
 mod photographs;
 mod properties;
+mod results;
 mod rooms;
 mod run;
 mod stages;
+mod sweep;
 mod why;
 mod workbench;
 

@@ -69,7 +69,7 @@ fn carry_out(file: &Path, cache: &Path, jobs: usize) -> (Outcome, Vec<Event>) {
     let plan = plan::load(file, &[], catalog()).expect("the pipeline is right");
     let store = Store::open(cache).expect("the cache can be written");
     let files = Files::load(&store);
-    let planner = Planner::new(&plan, &store, &files);
+    let planner = Planner::new(&store, &files);
     let chosen = choose(&plan, &[]).expect("all stages");
     let survey = Survey::of(&plan, &chosen, &planner).expect("nothing is refused");
     let options = Options { jobs, device: "cpu".into(), fail_fast: false, cancelled: Arc::new(AtomicBool::new(false)) };

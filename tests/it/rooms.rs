@@ -22,15 +22,16 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("stage", &["store", "kind", "digest", "diag"]),
     ("plan", &["pipeline", "stage", "store", "kind", "digest", "diag"]),
     ("run", &["plan", "store", "stage", "kind", "digest", "diag"]),
+    ("sweep", &["plan", "pipeline", "stage", "store", "digest", "diag"]),
     // Where they meet.
     ("stages", &["stage", "artifact", "image", "foreign", "nn", "data", "metric", "kind", "digest", "store::manifest"]),
     // What people see.
-    ("report", &["run", "plan", "stage", "kind", "digest", "diag"]),
+    ("report", &["sweep", "run", "plan", "stage", "artifact", "image", "kind", "digest", "diag", "store::manifest"]),
     (
         "cli",
         &[
-            "report", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "metric", "data",
-            "nn", "kind", "digest", "diag",
+            "report", "sweep", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "metric",
+            "data", "nn", "kind", "digest", "diag",
         ],
     ),
 ];

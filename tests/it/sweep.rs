@@ -1,0 +1,438 @@
+//! `sweep`: points, what they share, what is left out, failures and interruptions.
+
+use std::time::{Duration, Instant};
+
+use crate::workbench::{Outcome, Workbench};
+
+/// A pipeline in which `told` depends on `drawn`, which depends on the seed.
+const BASE: &str = r#"
+[pipeline]
+name = "small"
+
+[vars]
+level = 0.5
+
+[stages.drawn]
+kind = "debug.seed"
+
+[stages.slow]
+kind = "debug.concat"
+text = "a"
+inputs = { a = "drawn" }
+
+[stages.other]
+kind = "debug.concat"
+text = "b"
+
+[stages.told]
+kind = "debug.metrics"
+miou = "${level}"
+precision = 0.4
+inputs = { a = "slow" }
+"#;
+
+fn bench(sweep: &str) -> Workbench {
+    let sweep = sweep.strip_prefix('\n').unwrap_or(sweep);
+    Workbench::new().file("pipelines/base.toml", BASE).file("pipelines/ablations/s.toml", sweep)
+}
+
+fn sweep<'a>(bench: &Workbench, more: impl IntoIterator<Item = &'a str>) -> Outcome {
+    bench.run(["sweep", "pipelines/ablations/s.toml"].into_iter().chain(more))
+}
+
+/// Names and statuses of all points.
+fn points(bench: &Workbench, more: &[&str]) -> Vec<String> {
+    let outcome = sweep(bench, ["--json"].into_iter().chain(more.iter().copied()));
+    let object: serde_json::Value =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error} in {outcome:?}"));
+    let points = object["points"].as_array().expect("points are a list");
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+    points.iter().map(|point| format!("{} {}", word(&point["name"]), word(&point["status"]))).collect()
+}
+
+/// The names of the stages that ran.
+fn ran(bench: &Workbench) -> Vec<String> {
+    let events = bench.events("step.done");
+    let mut names: Vec<String> = events.iter().filter_map(|event| event["stage"].as_str()).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+fn complaint(toml: &str, more: &[&str]) -> String {
+    let bench = bench(toml);
+    let outcome = sweep(&bench, ["--dry-run"].into_iter().chain(more.iter().copied()));
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{}", outcome.stderr);
+    outcome.stderr
+}
+
+#[test]
+fn every_combination_is_a_point_and_what_points_share_runs_once() {
+    let bench = bench(
+        r#"
+base = "../base.toml"
+
+[sweep]
+seeds = [0, 1]
+targets = ["told"]
+
+[sweep.variants.a]
+
+[sweep.variants.b]
+"stages.told.inputs.a" = "other"
+
+[sweep.grid]
+"vars.level" = [0.25, 0.75]
+"#,
+    );
+    let planned = sweep(&bench, ["--dry-run"]);
+    insta::assert_snapshot!(planned.stdout, @r"
+    point                cached  to run  waiting
+    a/level=0.25/seed=0       0       1        2
+    a/level=0.25/seed=1       0       1        2
+    a/level=0.75/seed=0       0       1        2
+    a/level=0.75/seed=1       0       1        2
+    b/level=0.25/seed=0       0       1        1
+    b/level=0.25/seed=1       0       1        1
+    b/level=0.75/seed=0       0       1        1
+    b/level=0.75/seed=1       0       1        1
+
+    8 points, 11 distinct stages of 20: 0 cached, 11 to run
+    nothing is known yet of what these take: 3 debug.concat, 6 debug.metrics, 2 debug.seed
+    ");
+    assert_eq!(points(&bench, &[]).len(), 8);
+    assert_eq!(
+        ran(&bench),
+        [
+            "drawn@a/seed=0",
+            "drawn@a/seed=1",
+            "other@b",
+            "slow@a/seed=0",
+            "slow@a/seed=1",
+            "told@a/level=0.25/seed=0",
+            "told@a/level=0.25/seed=1",
+            "told@a/level=0.75/seed=0",
+            "told@a/level=0.75/seed=1",
+            "told@b/level=0.25",
+            "told@b/level=0.75",
+        ]
+    );
+    assert!(points(&bench, &[]).iter().all(|point| point.ends_with(" cached")));
+
+    // A third seed and a changed level cost what is new, and nothing else.
+    let known = sweep(&bench, ["--dry-run", "--set", "sweep.seeds=[0, 1, 2]"]);
+    assert!(known.stdout.contains("12 points, 15 distinct stages of 30: 11 cached, 4 to run\n"), "{}", known.stdout);
+    assert!(known.stdout.contains("of disk, by earlier records of 4 stages\n"), "{}", known.stdout);
+    // The same results are those of a run by itself.
+    let alone = bench.run(["run", "pipelines/base.toml", "--set", "vars.level=0.75", "--only", "told"]);
+    assert!(alone.stdout.contains("3 stages: 3 cached"), "{}", alone.stdout);
+}
+
+#[test]
+fn zip_list_and_exclude_choose_the_combinations() {
+    let toml = r#"
+base = "../base.toml"
+
+[sweep]
+exclude = [{ "stages.told.precision" = 0.2, "vars.level" = 0.3 }, { "stages.slow.text" = "z" }]
+
+[sweep.zip]
+vars.level = [0.3, 0.4]
+"stages.other.text" = ["x y", "another text that is longer than a name may be"]
+
+[[sweep.list]]
+"stages.told.precision" = 0.1
+
+[[sweep.list]]
+"stages.told.precision" = 0.2
+"stages.slow.note" = 3
+
+[[sweep.list]]
+"stages.slow.text" = "z"
+"#;
+    let bench = bench(toml);
+    assert_eq!(
+        points(&bench, &["--dry-run"]),
+        [
+            "level=0.3,other.text=xy/precision=0.1 to-run",
+            "level=0.4,other.text=~6fb186/precision=0.1 to-run",
+            "level=0.4,other.text=~6fb186/precision=0.2,note=3 to-run",
+        ]
+    );
+    assert_eq!(
+        points(&bench, &["--only", "precision=0.2,note=3"]),
+        ["level=0.4,other.text=~6fb186/precision=0.2,note=3 ran"]
+    );
+}
+
+#[test]
+fn a_sweep_lays_its_own_stages_over_the_base_and_a_variant_replaces_or_adds_some() {
+    let bench = bench(
+        r#"
+base = "../base.toml"
+
+[stages.second]
+kind = "debug.metrics"
+miou = 0.1
+inputs = { a = "slow" }
+
+[sweep]
+targets = ["told", "second", "third"]
+
+[sweep.variants.plain]
+
+[sweep.variants.replaced.stages.slow]
+kind = "debug.seed"
+text = "s"
+
+[sweep.variants.added.stages]
+third = { kind = "debug.metrics", miou = 0.9 }
+second.miou = 0.2
+"#,
+    );
+    let outcome = sweep(&bench, []);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    insta::assert_snapshot!(bench.run(["results", "pipelines/ablations/s.toml", "--measures", "miou"]).stdout, @r"
+    told (10 images, 2 of 2 classes; not counted: nothing)
+    variant   mIoU %
+    plain       50.0
+    replaced    50.0
+    added       50.0
+
+    second (10 images, 2 of 2 classes; not counted: nothing)
+    variant   mIoU %
+    plain     10.0
+    replaced  10.0
+    added     20.0 *
+
+    third (10 images, 2 of 2 classes; not counted: nothing)
+    variant  mIoU %
+    added      90.0
+
+    * best
+    ");
+    assert_eq!(bench.run(["run", "pipelines/base.toml", "--only", "told", "--json"]).code, Some(0));
+    assert!(bench.events("step.done").is_empty(), "the plain variant is the base");
+}
+
+#[test]
+fn a_failed_point_leaves_the_others_whole() {
+    let bench = bench(
+        r#"
+base = "../base.toml"
+
+[sweep.variants.good]
+
+[sweep.variants.bad]
+stages.slow = { kind = "debug.fail", inputs = { a = "drawn" } }
+"#,
+    );
+    let outcome = sweep(&bench, []);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let last: Vec<&str> = outcome.stdout.lines().rev().take(2).collect();
+    assert_eq!(last[1], "point bad has no result: slow@bad failed (it was told to)");
+    assert!(last[0].starts_with("1 of 2 points complete; 6 stages: 4 ran, 1 failed, 1 skipped in "), "{}", last[0]);
+    assert_eq!(points(&bench, &[]), ["good cached", "bad failed"]);
+}
+
+#[test]
+fn a_sweep_that_was_killed_ends_with_the_same_table() {
+    let toml = r#"
+base = "../base.toml"
+sweep.seeds = [0, 1, 2, 3]
+
+[sweep.grid]
+stages.nap.seconds = [0.1, 0.15]
+
+[stages.nap]
+kind = "debug.sleep"
+seconds = 0.2
+inputs = { a = "drawn" }
+
+[stages.score]
+kind = "debug.metrics"
+spread = 0.5
+inputs = { a = "nap" }
+"#;
+    let whole = bench(toml);
+    assert_eq!(sweep(&whole, ["--jobs", "2"]).code, Some(0));
+    let bench = bench(toml);
+    let mut child = bench
+        .command(["sweep", "pipelines/ablations/s.toml", "--jobs", "1"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let clock = Instant::now();
+    while bench.path("cache/runs").read_dir().is_err() || bench.events("step.done").len() < 3 {
+        assert!(clock.elapsed() < Duration::from_secs(60), "three stages end within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let missing = bench.run(["results", "pipelines/ablations/s.toml", "--format", "csv"]).stdout;
+    assert_eq!(sweep(&bench, ["--jobs", "2"]).code, Some(0));
+    let table = |bench: &Workbench| bench.run(["results", "pipelines/ablations/s.toml", "--format", "csv"]).stdout;
+    assert_eq!(table(&bench), table(&whole));
+    assert_ne!(missing, table(&whole));
+    assert!(ran(&bench).len() < ran(&whole).len(), "what was done was not done again");
+}
+
+#[test]
+fn a_pipeline_is_a_sweep_of_one_point_and_may_hold_its_own_sweep() {
+    let bench = bench("").file("own.toml", format!("{BASE}\n[sweep.grid]\nvars.level = [0.1, 0.2]\n"));
+    let outcome = bench.run(["sweep", "pipelines/base.toml"]);
+    assert!(outcome.stdout.contains("1 of 1 point complete; 4 stages: 4 ran"), "{outcome:?}");
+    let outcome = bench.run(["sweep", "own.toml", "--dry-run"]);
+    assert!(outcome.stdout.contains("2 points, 5 distinct stages of 8: 3 cached, 2 to run"), "{outcome:?}");
+    assert_eq!(bench.run(["run", "own.toml"]).code, Some(0));
+    let refused = bench.run(["run", "pipelines/ablations/s.toml"]);
+    assert_eq!(refused.code, Some(2));
+}
+
+#[test]
+fn what_is_wrong_with_a_sweep_is_said_with_its_place() {
+    insta::assert_snapshot!(complaint(r#"
+base = "../base.toml"
+[sweep]
+seed = [1]
+seeds = [0, -1]
+targets = "told"
+[sweep.grid]
+"vars.level" = 0.3
+"vars.levle" = [1]
+"stages.told.bogus" = [1, 2]
+[sweep.zip]
+stages.slow.note = [1, 2]
+stages.other.note = [1, 2, 3]
+"#, &[]), @r#"
+    error: unknown key `seed` in `[sweep]`
+      ╭▸ pipelines/ablations/s.toml:3:1
+      │
+    3 │ seed = [1]
+      │ ━━━━
+      │
+      ╰ help: did you mean `seeds`?
+
+    error: `seeds` must be a list of whole numbers from 0
+      ╭▸ pipelines/ablations/s.toml:4:9
+      │
+    4 │ seeds = [0, -1]
+      │         ━━━━━━━
+      │
+      ╰ help: write `seeds = [0, 1, 2]`
+
+    error: `targets` must be a list of names of stages
+      ╭▸ pipelines/ablations/s.toml:5:11
+      │
+    5 │ targets = "told"
+      ╰╴          ━━━━━━
+
+    error: `vars.level` in `grid` needs a list of values
+      ╭▸ pipelines/ablations/s.toml:7:16
+      │
+    7 │ "vars.level" = 0.3
+      │                ━━━
+      │
+      ╰ help: write `[VALUE, VALUE]`; a value that is a list itself is one of its elements
+
+    error: lists that are zipped must have the same length
+       ╭▸ pipelines/ablations/s.toml:12:14
+       │
+    11 │ stages.slow.note = [1, 2]
+       │             ──── 2 values
+    12 │ stages.other.note = [1, 2, 3]
+       ╰╴             ━━━━ 3 values
+    "#);
+    insta::assert_snapshot!(complaint(r#"
+base = "../base.toml"
+[sweep]
+seeds = [0, 1]
+exclude = [{ "vars.leve" = 1 }]
+[sweep.grid]
+"vars.level" = [0.3, 0.3]
+"#, &[]), @r#"
+    error: the sweep never sets `vars.leve`
+      ╭▸ pipelines/ablations/s.toml:4:20
+      │
+    4 │ exclude = [{ "vars.leve" = 1 }]
+      │                    ━━━━
+      │
+      ╰ help: did you mean `vars.level`?
+
+    error: the sweep has the point `level=0.3/seed=0` twice
+      ╭▸ pipelines/ablations/s.toml:6:22
+      │
+    6 │ "vars.level" = [0.3, 0.3]
+      ╰╴                     ━━━
+    "#);
+    insta::assert_snapshot!(complaint(r#"
+base = "../base.toml"
+[sweep]
+targets = ["tolt"]
+[sweep.grid]
+"vars.levle" = [1]
+[sweep.variants.a.stages.told]
+bogus = 3
+[sweep.variants.b]
+"#, &[]), @r#"
+    error: unknown variable `levle` in the sweep
+      ╭▸ pipelines/ablations/s.toml:5:7
+      │
+    5 │ "vars.levle" = [1]
+      │       ━━━━━ the file has no variable of this name
+      │
+      ╰ help: did you mean `level`?
+
+    error: kind `debug.metrics` has no parameter `bogus`
+      ╭▸ pipelines/ablations/s.toml:7:1
+      │
+    7 │ bogus = 3
+      │ ━━━━━ written in stage `told`
+      │
+      ├ help: it has `curve`, `miou`, `oracle`, `precision`, `recall`, `split`, `spread`; `orandflow stages debug.metrics` explains them
+      ╰ help: this is so in point `levle=1/a`
+    "#);
+    insta::assert_snapshot!(complaint("base = \"../base.toml\"\n[sweep]\nseeds = [0]\ngrid.vars.level = [1]\n",
+        &["--set", "vars.level=0.3", "--set", "pipeline.seed=3", "--set", "stages.tolt.miou=1"]), @r"
+    error: `--set` cannot set `vars.level`, as the sweep does
+      ╭▸ --set:1:1
+      │
+    1 │ vars.level=0.3
+      │ ━━━━━━━━━━
+      │
+      ⸬  pipelines/ablations/s.toml:4:20
+      │
+    4 │ grid.vars.level = [1]
+      │                    ─ set here
+      │
+      ╰ help: pick points with `--only`, or change the sweep itself, as in `--set sweep.seeds=[0]`
+
+    error: `--set` cannot set `pipeline.seed`, as the sweep does
+      ╭▸ --set:1:1
+      │
+    1 │ pipeline.seed=3
+      │ ━━━━━━━━━━━━━
+      │
+      ⸬  pipelines/ablations/s.toml:3:9
+      │
+    3 │ seeds = [0]
+      │         ─── set here
+      │
+      ╰ help: pick points with `--only`, or change the sweep itself, as in `--set sweep.seeds=[0]`
+    ");
+    insta::assert_snapshot!(complaint("base = \"no.toml\"\n", &[]), @r"error: the base of the sweep `pipelines/ablations/no.toml` cannot be read: no such file or directory");
+    insta::assert_snapshot!(complaint("base = \"../base.toml\"\n[sweep.grid]\nvars.level = [1]\n", &["--only", "leval=1"]), @r"
+    error: there is no point `leval=1`
+    help: did you mean `level=1`?
+    ");
+    let run = bench("base = \"../base.toml\"\n").run(["run", "pipelines/ablations/s.toml"]);
+    insta::assert_snapshot!(run.stderr, @r#"
+    error: this is the file of a sweep, not of a pipeline
+      ╭▸ pipelines/ablations/s.toml:1:1
+      │
+    1 │ base = "../base.toml"
+      │ ━━━━
+      │
+      ╰ help: run it with `orandflow sweep pipelines/ablations/s.toml`
+    "#);
+}
