@@ -3,12 +3,13 @@
 //! | artifact | files |
 //! |---|---|
 //! | image set | VOC layout: `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/SPLIT.txt`, `classes.txt`, `labels.csv` |
-//! | mask set, seed set | `ID.png`, an 8-bit palette PNG with the VOC colours, and `classes.txt` |
-//! | CAM set, score set | `ID.npy` (f32 `[K, H, W]`) and `ID.classes.npy` (u8 `[K]`), or `ID.safetensors`, and `classes.txt` |
-//! | weights | `weights.safetensors` and `weights.json` (architecture, its parameters, class list) |
+//! | mask set, seed set | `ID.png`, an 8-bit palette PNG with the VOC colours, and `classes.txt`; or `results.tar.gz` for the VOC server |
+//! | CAM set, score set | `ID.npy` (f32 `[K, H, W]`) and `ID.classes.npy` (u8 `[K]`), or `ID.safetensors`, or `ID.npy` with IRN's or MCTformer's dict, and `classes.txt` |
+//! | weights | `weights.safetensors` or `weights.pth`, and `weights.json` (architecture, its parameters, class list) |
 //! | metrics | `metrics.json` |
 //! | files | themselves |
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,19 +17,60 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::images::{self, ClassList, ImageEntry};
 use super::maps::{self, ImageMaps};
-use super::{masks, metrics, weights};
+use super::{forms, masks, metrics, weights};
 use crate::digest::Digest;
+use crate::foreign::write::{Library, npy};
 use crate::image::{Maps, codec};
 use crate::kind::Kind;
 use crate::store::manifest::{Entry, Manifest};
 
-/// How maps are written.
+/// How an artifact is written, where it has several forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Plain npy files, version 1.0.
+    /// Maps as plain npy files, version 1.0.
     Npy,
-    /// One safetensors file per image.
+    /// Maps as one safetensors file per image, weights as one file.
     Safetensors,
+    /// Maps as IRN's dicts, of NumPy's arrays alone.
+    Irn,
+    /// Maps as IRN's dicts, with PyTorch's tensors where IRN has them.
+    IrnTorch,
+    /// Maps as MCTformer's dicts.
+    Mctformer,
+    /// Weights as PyTorch's file.
+    Pth,
+    /// Masks as 8-bit palette PNG.
+    Png,
+    /// Masks as the archive that the PASCAL VOC server takes.
+    VocTest,
+}
+
+impl Format {
+    /// Its word on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Npy => "npy",
+            Self::Safetensors => "safetensors",
+            Self::Irn => "irn",
+            Self::IrnTorch => "irn-torch",
+            Self::Mctformer => "mctformer",
+            Self::Pth => "pth",
+            Self::Png => "png",
+            Self::VocTest => "voc-test",
+        }
+    }
+
+    /// Returns the forms of a kind of artifact, the usual one first; none if it has one only.
+    pub fn of(kind: Kind) -> &'static [Self] {
+        match kind {
+            Kind::CamSet | Kind::ScoreSet => {
+                &[Self::Npy, Self::Safetensors, Self::Irn, Self::IrnTorch, Self::Mctformer]
+            }
+            Kind::Weights => &[Self::Safetensors, Self::Pth],
+            Kind::MaskSet | Kind::SeedSet => &[Self::Png, Self::VocTest],
+            Kind::ImageSet | Kind::Metrics | Kind::Files => &[],
+        }
+    }
 }
 
 /// Where the bytes of an artifact come from.
@@ -40,27 +82,37 @@ pub trait Source {
     fn content(&self, digest: Digest) -> Result<Vec<u8>, String>;
 }
 
-/// Writes an artifact into a folder, which is made if it is not there, and returns the number of files.
+/// Writes an artifact into a folder, which is made if it is not there, and returns the number of files. `photographs` are the
+/// image sets whose sizes masks are compared with, where the form asks for that.
 ///
 /// Each file is written beside its place and renamed, so that no reader sees half of one; files of other names are left alone.
 ///
 /// # Errors
 /// One sentence: the format does not fit the artifact, a part cannot be read, a file cannot be written.
-pub fn export(manifest: &Manifest, source: &dyn Source, to: &Path, format: Option<Format>) -> Result<usize, String> {
-    let fits = match manifest.kind {
-        Kind::CamSet | Kind::ScoreSet => true,
-        Kind::Weights => format != Some(Format::Npy),
-        _ => format.is_none(),
-    };
-    if !fits {
-        return Err(format!(
-            "{} has one form only: `--format` is for CAM sets and score sets",
-            manifest.kind.article()
-        ));
+pub fn export(
+    manifest: &Manifest,
+    source: &dyn Source,
+    to: &Path,
+    format: Option<Format>,
+    photographs: &[&Manifest],
+) -> Result<usize, String> {
+    let forms = Format::of(manifest.kind);
+    if let Some(format) = format.filter(|format| !forms.contains(format)) {
+        let article = manifest.kind.article();
+        if forms.is_empty() {
+            return Err(format!("{article} has one form only: leave `--format` out"));
+        }
+        let words: Vec<String> = forms.iter().map(|form| format!("`{}`", form.word())).collect();
+        return Err(format!("{article} has no form `{}`; its forms are {}", format.word(), words.join(", ")));
     }
+    let format = format.or(forms.first().copied());
     let mut folder = Folder { root: to, files: 0 };
     match manifest.kind {
         Kind::ImageSet => image_set(manifest, source, &mut folder)?,
+        Kind::MaskSet | Kind::SeedSet if format == Some(Format::VocTest) => {
+            let bytes = voc_test(manifest, source, photographs)?;
+            folder.write("results.tar.gz", &bytes)?;
+        }
         Kind::MaskSet | Kind::SeedSet => {
             class_names(manifest, &mut folder)?;
             for (_, entry) in manifest.shards() {
@@ -78,7 +130,13 @@ pub fn export(manifest: &Manifest, source: &dyn Source, to: &Path, format: Optio
             }
         }
         Kind::Weights => {
-            folder.write(weights::PART, &source.entry(part(manifest, weights::PART)?)?)?;
+            let bytes = source.entry(part(manifest, weights::PART)?)?;
+            if format == Some(Format::Pth) {
+                let arch = manifest.meta.get("arch").and_then(|arch| arch.as_str()).unwrap_or_default();
+                folder.write("weights.pth", &forms::pth(arch, &weights::decode(&bytes)?)?)?;
+            } else {
+                folder.write(weights::PART, &bytes)?;
+            }
             let description = serde_json::to_string_pretty(&manifest.meta).expect("metadata is JSON");
             folder.write("weights.json", format!("{description}\n").as_bytes())?;
         }
@@ -90,6 +148,25 @@ pub fn export(manifest: &Manifest, source: &dyn Source, to: &Path, format: Optio
         }
     }
     Ok(folder.files)
+}
+
+/// Packs masks for the PASCAL VOC server, after a look at every size and value.
+fn voc_test(manifest: &Manifest, source: &dyn Source, photographs: &[&Manifest]) -> Result<Vec<u8>, String> {
+    let mut sizes = BTreeMap::new();
+    for (_, entry) in photographs.iter().flat_map(|manifest| manifest.shards()) {
+        let images = images::decode(&source.entry(entry)?)?;
+        sizes.extend(images.into_iter().map(|image| (image.id, (image.height, image.width))));
+    }
+    let mut all = Vec::new();
+    for (_, entry) in manifest.shards() {
+        all.extend(masks::decode(&source.entry(entry)?)?);
+    }
+    for (id, _) in &all {
+        plain(id)?;
+    }
+    let list: ClassList = serde_json::from_value(manifest.meta.clone())
+        .map_err(|_| format!("{} has no class list", manifest.kind.article()))?;
+    forms::voc_test(&all, &sizes, list.classes.len())
 }
 
 fn part<'manifest>(manifest: &'manifest Manifest, name: &str) -> Result<&'manifest Entry, String> {
@@ -141,10 +218,11 @@ fn image_maps(image: &ImageMaps, format: Format, folder: &mut Folder<'_>) -> Res
     let shape = |maps: &Maps| [maps.channels(), maps.height(), maps.width()];
     let bytes = |maps: &Maps| maps.data().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     match format {
-        Format::Npy => {
-            folder.write(&format!("{id}.npy"), &npy("<f4", &shape(&image.high_res), &bytes(&image.high_res)))?;
-            folder.write(&format!("{id}.classes.npy"), &npy("|u1", &[image.classes.len()], &image.classes))
-        }
+        Format::Irn => folder.write(&format!("{id}.npy"), &forms::irn(image, Library::Numpy)),
+        Format::IrnTorch => folder.write(&format!("{id}.npy"), &forms::irn(image, Library::Torch)),
+        // Upstream writes no file for an image without classes.
+        Format::Mctformer if image.classes.is_empty() => Ok(()),
+        Format::Mctformer => folder.write(&format!("{id}.npy"), &forms::mctformer(image)),
         Format::Safetensors => {
             let mut tensors = vec![
                 ("classes", Dtype::U8, vec![image.classes.len()], image.classes.clone()),
@@ -159,23 +237,11 @@ fn image_maps(image: &ImageMaps, format: Format, folder: &mut Folder<'_>) -> Res
             let file = safetensors::serialize(views, None).expect("the tensors can be laid out");
             folder.write(&format!("{id}.safetensors"), &file)
         }
+        _ => {
+            folder.write(&format!("{id}.npy"), &npy("<f4", &shape(&image.high_res), &bytes(&image.high_res)))?;
+            folder.write(&format!("{id}.classes.npy"), &npy("|u1", &[image.classes.len()], &image.classes))
+        }
     }
-}
-
-/// Encodes an array as npy 1.0, C order: magic, version, header length, header padded to a multiple of 64 bytes, data.
-///
-/// `descr` is NumPy's word for the type, such as `<f4`.
-pub fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
-    let mut dimensions = shape.iter().map(|side| format!("{side}, ")).collect::<String>();
-    // NumPy writes `(3,)` and `(3, 4)`.
-    dimensions.truncate(dimensions.trim_end_matches(if shape.len() == 1 { " " } else { ", " }).len());
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({dimensions}), }}");
-    const BEFORE: usize = 10;
-    let length = (BEFORE + header.len() + 1).next_multiple_of(64) - BEFORE;
-    header.push_str(&" ".repeat(length - header.len() - 1));
-    header.push('\n');
-    let length = u16::try_from(length).expect("a header with few dimensions is short");
-    [b"\x93NUMPY\x01\x00", length.to_le_bytes().as_slice(), header.as_bytes(), data].concat()
 }
 
 /// Refuses a name that would lead out of the folder.
@@ -222,8 +288,6 @@ fn beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::image::LabelMap;
 
@@ -277,12 +341,13 @@ mod tests {
         std::fs::write(folder.path().join("mine.txt"), "mine").expect("writable");
         let mask = LabelMap::new(1, 2, vec![0, 1]);
         let (manifest, shelf) = set(Kind::MaskSet, &[("shard/0000", masks::encode(&[("a".into(), mask.clone())]))]);
-        assert_eq!(export(&manifest, &shelf, folder.path(), None), Ok(2));
+        assert_eq!(export(&manifest, &shelf, folder.path(), None, &[]), Ok(2));
         assert_eq!(names(folder.path()), ["a.png", "classes.txt", "mine.txt"]);
         let written = std::fs::read(folder.path().join("a.png")).expect("readable");
         assert_eq!(codec::decode_mask(&written), Ok(mask));
-        let refused = export(&manifest, &shelf, folder.path(), Some(Format::Npy)).expect_err("masks have one form");
-        assert_eq!(refused, "a mask set has one form only: `--format` is for CAM sets and score sets");
+        let refused =
+            export(&manifest, &shelf, folder.path(), Some(Format::Npy), &[]).expect_err("masks have one form");
+        assert_eq!(refused, "a mask set has no form `npy`; its forms are `png`, `voc-test`");
     }
 
     #[test]
@@ -293,20 +358,20 @@ mod tests {
             weights::Values { shape: vec![1, 2], data: vec![0.5, -1.0] },
         )]);
         let (manifest, shelf) = set(Kind::Weights, &[(weights::PART, weights::encode(&tensors))]);
-        assert_eq!(export(&manifest, &shelf, folder.path(), Some(Format::Safetensors)), Ok(2));
+        assert_eq!(export(&manifest, &shelf, folder.path(), Some(Format::Safetensors), &[]), Ok(2));
         let written = std::fs::read(folder.path().join(weights::PART)).expect("readable");
         assert_eq!(weights::decode(&written), Ok(tensors));
         let description = std::fs::read(folder.path().join("weights.json")).expect("readable");
         let description: serde_json::Value = serde_json::from_slice(&description).expect("JSON");
         assert_eq!(description, manifest.meta);
-        assert!(export(&manifest, &shelf, folder.path(), Some(Format::Npy)).is_err());
+        assert!(export(&manifest, &shelf, folder.path(), Some(Format::Npy), &[]).is_err());
     }
 
     #[test]
     fn a_part_that_is_gone_is_an_error_and_leaves_no_half_file() {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let (manifest, _) = set(Kind::Files, &[("a.txt", vec![1])]);
-        assert!(export(&manifest, &Shelf(BTreeMap::new()), folder.path(), None).is_err());
+        assert!(export(&manifest, &Shelf(BTreeMap::new()), folder.path(), None, &[]).is_err());
         assert!(names(folder.path()).is_empty());
     }
 
@@ -316,12 +381,12 @@ mod tests {
         let inside = folder.path().join("inside");
         for name in ["../a", "/a", "a/../../b"] {
             let (manifest, shelf) = set(Kind::Files, &[(name, vec![1])]);
-            let error = export(&manifest, &shelf, &inside, None).expect_err("refused");
+            let error = export(&manifest, &shelf, &inside, None, &[]).expect_err("refused");
             assert_eq!(error, format!("`{name}` leads out of the folder"));
         }
         let mask = LabelMap::new(1, 1, vec![0]);
         let (manifest, shelf) = set(Kind::MaskSet, &[("shard/0000", masks::encode(&[("../a".into(), mask)]))]);
-        assert!(export(&manifest, &shelf, &inside, None).is_err());
+        assert!(export(&manifest, &shelf, &inside, None, &[]).is_err());
         assert_eq!(names(folder.path()), ["inside"]);
     }
 }

@@ -7,13 +7,15 @@ use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, outside};
 use crate::artifact::export::{Format, Source, export as write};
+use crate::data::voc;
 use crate::digest::Digest;
+use crate::kind::Kind;
 use crate::plan::prepare::Planner;
 use crate::report::text::count;
 use crate::run::{Survey, choose};
 use crate::store::Store;
 use crate::store::files::Files;
-use crate::store::manifest::Entry;
+use crate::store::manifest::{Entry, Manifest};
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
@@ -28,22 +30,48 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 
-    /// How CAM sets and score sets are written: `npy` gives `ID.npy` (f32, classes x height x width) and `ID.classes.npy`,
-    /// `safetensors` one file per image [default: npy]
+    /// The form, where a result has several
     #[arg(long, value_enum, hide_default_value = true)]
-    format: Option<MapFormat>,
+    format: Option<Form>,
 
     #[command(flatten)]
     cache: CacheDir,
 }
 
-/// A form of maps.
+/// A form of a result.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum MapFormat {
-    /// Plain npy files
+enum Form {
+    /// Maps: `ID.npy` (f32, classes x height x width) and `ID.classes.npy` [usual for maps]
     Npy,
-    /// One safetensors file per image
+    /// Maps: one file per image, with the maps at stride 4; weights: `weights.safetensors` [usual for weights]
     Safetensors,
+    /// Maps: `ID.npy` with IRN's dict of `keys`, `cam` and `high_res`, all of them NumPy arrays
+    Irn,
+    /// The same with `keys` and `cam` as tensors of PyTorch, as IRN's own scripts expect them
+    IrnTorch,
+    /// Maps: `ID.npy` with MCTformer's dict of a map for each class
+    Mctformer,
+    /// Weights: `weights.pth`, which `torch.load` and `load_state_dict` of the reference programs take
+    Pth,
+    /// Masks: `ID.png` with the colours of PASCAL VOC [usual for masks]
+    Png,
+    /// Masks: `results.tar.gz` for the PASCAL VOC server, each size and value checked
+    VocTest,
+}
+
+impl From<Form> for Format {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Npy => Self::Npy,
+            Form::Safetensors => Self::Safetensors,
+            Form::Irn => Self::Irn,
+            Form::IrnTorch => Self::IrnTorch,
+            Form::Mctformer => Self::Mctformer,
+            Form::Pth => Self::Pth,
+            Form::Png => Self::Png,
+            Form::VocTest => Self::VocTest,
+        }
+    }
 }
 
 /// Runs `export`.
@@ -66,17 +94,31 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
             code: 1,
         });
     };
-    let format = args.format.map(|format| match format {
-        MapFormat::Npy => Format::Npy,
-        MapFormat::Safetensors => Format::Safetensors,
-    });
+    let format = args.format.map(Format::from);
+    let manifest = &artifact.manifest;
+    if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
+        voc_classes(manifest, &args.stage)?;
+    }
+    let results = outcome.steps.iter().filter_map(|step| step.output.as_ref());
+    let photographs: Vec<&Manifest> =
+        results.map(|artifact| &*artifact.manifest).filter(|manifest| manifest.kind == Kind::ImageSet).collect();
     let source = Cache { store: &store, planner: &planner };
-    let written = write(&artifact.manifest, &source, &args.to, format).map_err(|message| Failure::Message {
-        message,
-        help: None,
-        code: 1,
-    })?;
+    let written = write(manifest, &source, &args.to, format, &photographs).map_err(failed)?;
     deliver(&format!("{} in {}\n", count(written, "file"), args.to.display()), None)
+}
+
+fn failed(message: String) -> Failure {
+    Failure::Message { message, help: None, code: 1 }
+}
+
+/// Refuses masks of other classes than the server's.
+fn voc_classes(manifest: &Manifest, stage: &str) -> Result<(), Failure> {
+    let list = manifest.meta.get("classes").and_then(|list| list.as_array());
+    let names = list.map(|list| list.iter().filter_map(|name| name.as_str()).collect::<Vec<_>>());
+    if names.is_some_and(|names| names == voc::CLASSES) {
+        return Ok(());
+    }
+    Err(failed(format!("the masks of stage `{stage}` have other classes than the 21 of PASCAL VOC, in their order")))
 }
 
 /// Reads what a result consists of: blobs of the cache, and files of the data set.

@@ -122,7 +122,7 @@ impl Stage for Command {
             ctx.check_cancelled()?;
             let folder = ctx.scratch.join("inputs").join(port);
             fs_err::create_dir_all(&folder)?;
-            export::export(manifest, &Reads(ctx.access), &folder, None)
+            export::export(manifest, &Reads(ctx.access), &folder, None, &[])
                 .map_err(|error| StageError::data(format!("the input `{port}` cannot be written out: {error}")))?;
             environment.insert(format!("ORANDFLOW_INPUT_{}", port.to_uppercase()), text(&folder)?);
         }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "nn")]
 mod cam_export;
+mod cam_import;
 #[cfg(feature = "nn")]
 mod classifier;
 mod command;
@@ -39,6 +40,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<classifier::Train>::NEW,
         #[cfg(feature = "nn")]
         &Listed::<cam_export::Export>::NEW,
+        &Listed::<cam_import::Import>::NEW,
         &Listed::<fuse::Or>::NEW,
         &Listed::<fuse::And>::NEW,
         &Listed::<fuse::Average>::NEW,

@@ -1,6 +1,7 @@
 //! Tests that drive the program and its engine.
 
 mod cache;
+mod cam_import;
 mod check;
 mod command;
 mod dataset;
@@ -21,6 +22,7 @@ mod rooms;
 mod run;
 mod stages;
 mod sweep;
+mod weights;
 mod why;
 mod workbench;
 
