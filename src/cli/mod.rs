@@ -3,6 +3,7 @@
 mod cache;
 mod common;
 mod completions;
+mod diff;
 mod engine;
 mod export;
 mod graph;
@@ -40,6 +41,8 @@ enum Command {
     Sweep(sweep::SweepArgs),
     /// Show the scores of every point of a sweep as a table
     Results(results::ResultsArgs),
+    /// Say what differs between two pipelines, runs or points of a sweep, and in what came of them
+    Diff(diff::DiffArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what is known of a stage's result: provenance, sizes, metrics
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::plan(args),
         Command::Sweep(args) => sweep::sweep(args),
         Command::Results(args) => results::results(args),
+        Command::Diff(args) => diff::diff(args),
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),

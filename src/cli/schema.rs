@@ -27,6 +27,13 @@ fn of_files(catalog: &[&'static dyn StageKind]) -> Value {
         shown().map(|kind| (kind.spec().name.to_owned(), of_stage(kind.spec(), kind.schema().to_value()))).collect();
     let choices: Vec<Value> =
         shown().map(|kind| json!({ "$ref": format!("#/definitions/{}", kind.spec().name) })).collect();
+    let like = json!({
+        "type": "object",
+        "description": "A stage that takes kind, parameters and inputs of another one where it has none of its own.",
+        "required": ["like"],
+        "properties": { "like": { "type": "string", "description": "The other stage." } }
+    });
+    let choices: Vec<Value> = choices.into_iter().chain([like]).collect();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "orandflow pipeline",

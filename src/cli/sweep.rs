@@ -25,8 +25,8 @@ pub(crate) struct SweepFile {
     /// The file of the sweep; a pipeline file is a sweep of one point
     pub(crate) file: PathBuf,
 
-    /// Put a value in place of the files', in every point that has the stage: as for `run`, and `sweep.seeds=[0, 1]` and kin for
-    /// the sweep itself
+    /// Put a value in place of the files', in every point that has the stage: as for `run`;
+    /// `sweep.seeds=[0, 1]` and kin for the sweep itself, `base=PATH` for another base
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub(crate) set: Vec<String>,
 

@@ -1,5 +1,6 @@
 //! A pipeline file as its author wrote it: every word with its place. Knows no kinds and no graph.
 
+mod like;
 pub mod overrides;
 mod parse;
 mod texts;

@@ -28,7 +28,7 @@ pub struct Part<'text> {
 pub struct Setting<'text> {
     /// The path, such as `stages`, `irn`, `radius`.
     pub path: Vec<Part<'text>>,
-    /// The value. A table that has a `kind` and stands at `stages.NAME` replaces or adds a stage.
+    /// The value. A table that has a `kind` or is `like` another stage, and stands at `stages.NAME` replaces or adds a stage.
     pub value: Spanned<DeValue<'text>>,
 }
 
@@ -40,7 +40,8 @@ impl<'text> Setting<'text> {
 
     /// Whether this is a whole stage.
     fn is_stage(&self) -> bool {
-        let whole = self.value.get_ref().as_table().is_some_and(|table| table.contains_key("kind"));
+        let has_kind = |table: &DeTable<'_>| table.contains_key("kind") || table.contains_key("like");
+        let whole = self.value.get_ref().as_table().is_some_and(has_kind);
         whole && self.path.len() == 2 && self.path[0].word == "stages"
     }
 
@@ -91,6 +92,20 @@ pub fn settings<'text>(
         }
     }
     all
+}
+
+/// Lays a table over another: its values take the place of those below, tables in both join.
+pub(super) fn merge<'text>(below: &mut DeTable<'text>, above: &DeTable<'text>) {
+    for (key, value) in above {
+        match (below.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.get_ref()) {
+            (Some(DeValue::Table(below)), DeValue::Table(above)) => merge(below, above),
+            _ => {
+                // `insert` alone would keep the old key and with it the old place.
+                below.remove(key.get_ref().as_ref());
+                below.insert(key.clone(), value.clone());
+            }
+        }
+    }
 }
 
 /// Splits a key at its dots. A quoted key keeps the places of its parts where it is written without escapes.

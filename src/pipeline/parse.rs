@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::like;
 use super::overrides::{self, list};
 use super::texts::Texts;
 use super::variables::{Variables, article};
@@ -74,6 +75,7 @@ pub fn assemble<'text>(root: DeTable<'text>, mut faults: Vec<Diagnostic>, texts:
         }
     }
     let (name, seed) = header(pipeline.unwrap_or_default(), texts, &mut faults);
+    faults.extend(like::fill(&mut stages, texts));
     let mut variables = Variables::new(vars, texts);
     let stages = in_order(stages)
         .into_iter()

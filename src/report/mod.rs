@@ -1,6 +1,7 @@
 //! Everything that a person or a program reads of a run. Decides nothing.
 
 pub mod bars;
+pub mod diff;
 pub mod draw;
 pub mod jsonl;
 pub mod log;

@@ -103,7 +103,7 @@ impl Sweep {
 }
 
 /// Reads the file of a sweep, or of a pipeline, which is a sweep of one point. `sets` are `--set` arguments: those that start
-/// with `sweep.` change the sweep itself, all others every point that has the stage.
+/// with `sweep.` change the sweep itself, `base=PATH` takes another base, and all others hold for every point that has the stage.
 ///
 /// # Errors
 /// Everything that is wrong with the files and the arguments.
@@ -111,12 +111,21 @@ pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) ->
     let own = read(path, "the file")?;
     let mut files = vec![path.to_owned()];
     let mut sources = vec![own];
-    if let Some(base) = base_of(&sources[0])? {
-        let base = plainly(&path.parent().unwrap_or(Path::new("")).join(base));
+    let (bases, sets): (Vec<&String>, Vec<&String>) = sets.iter().partition(|set| is_base(set));
+    let sets: Vec<String> = sets.into_iter().cloned().collect();
+    let given = bases.last().and_then(|set| set.split_once('=')).map(|(_, path)| PathBuf::from(path.trim()));
+    let beside = |base: PathBuf| plainly(&path.parent().unwrap_or(Path::new("")).join(base));
+    let declared = base_of(&sources[0])?;
+    if let (Some(given), None) = (&given, &declared) {
+        let name = path.display();
+        let fault = Diagnostic::new(format!("`{name}` has no base that `{}` could replace", given.display()));
+        return Err(vec![fault.help("leave `--set base=` out, or write `base = \"FILE\"` in the file")]);
+    }
+    if let Some(base) = given.or(declared.map(beside)) {
         sources.insert(0, read(&base, "the base of the sweep")?);
         files.insert(0, base);
     }
-    let texts = Texts::layers(sources, sets);
+    let texts = Texts::layers(sources, &sets);
     let mut roots = tables(&texts)?;
     let mut faults = Vec::new();
     let mut own = roots.pop().expect("there is a file");
@@ -137,6 +146,12 @@ pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) ->
     let mut tables = own;
     root.remove("sweep");
 
+    for setting in &layer {
+        // A sweep may have variables of its own.
+        let is_variable = setting.path[0].word == "vars" && setting.path.len() == 2;
+        let put = if is_variable { setting.force(&mut root, &texts) } else { setting.apply(&mut root, &texts, SWEEP) };
+        faults.extend(put.err());
+    }
     let mut set = Vec::new();
     for (start, source) in texts.overrides() {
         match read_set(&root, &texts, start, &source.text) {
@@ -148,9 +163,6 @@ pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) ->
         }
     }
     let declared = Declared::read(tables.remove("sweep"), &texts, &mut faults);
-    for setting in &layer {
-        faults.extend(setting.apply(&mut root, &texts, SWEEP).err());
-    }
     let (labels, combinations) = combinations(&declared, &mut faults);
     refuse_swept(&set, &declared, &texts, &mut faults);
     if !faults.is_empty() {
@@ -295,6 +307,11 @@ fn base_of(source: &Source) -> Result<Option<PathBuf>, Vec<Diagnostic>> {
             Err(vec![fault.help("it is relative to the folder of this file: `base = \"../demo.toml\"`")])
         }
     }
+}
+
+/// Whether a `--set` argument gives the sweep another base.
+fn is_base(set: &str) -> bool {
+    set.split_once('=').is_some_and(|(path, _)| path.trim() == "base")
 }
 
 fn read(path: &Path, what: &str) -> Result<Source, Vec<Diagnostic>> {

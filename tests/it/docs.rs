@@ -32,3 +32,44 @@ fn every_pipeline_that_comes_with_the_program_passes_its_checks() {
         }
     }
 }
+
+#[test]
+fn every_ablation_passes_its_checks_on_every_base() {
+    if !cfg!(feature = "nn") {
+        // This build lacks the kinds that need networks.
+        return;
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Ok(folder) = std::fs::read_dir(root.join("pipelines/ablations")) else { return };
+    let bases = ["voc_resnet_vit.toml", "demo.toml", "patches.toml"].map(|base| root.join("pipelines").join(base));
+    for entry in folder {
+        let path = entry.expect("the folder can be listed").path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("the file can be read");
+        for (at, base) in bases.iter().enumerate() {
+            let mut sets = vec![format!("base={}", base.display())];
+            if at > 0 && text.contains("\ntruth = ") {
+                sets.push("vars.truth=train".to_owned());
+            }
+            let catalog = orandflow::stages::catalog();
+            let sweep = orandflow::sweep::load(&path, &sets, catalog);
+            let sweep = sweep.unwrap_or_else(|faults| {
+                panic!(
+                    "{} on {}: {}",
+                    path.display(),
+                    base.display(),
+                    orandflow::report::draw::diagnostics(&faults, false)
+                )
+            });
+            assert!(sweep.points.len() >= 12, "{}", path.display());
+            // What does not depend on what varies is there once a seed.
+            let distinct: usize = sweep.plan.steps.len();
+            let all: usize = sweep.points.iter().map(|point| point.steps.len()).sum();
+            assert!(distinct * 2 < all, "{}: {distinct} of {all}", path.display());
+            let trainings = sweep.plan.steps.iter().filter(|step| step.kind.spec().name == "classifier.train");
+            assert_eq!(trainings.count(), 6, "{}", path.display());
+        }
+    }
+}

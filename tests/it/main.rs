@@ -5,6 +5,7 @@ mod cam_import;
 mod check;
 mod command;
 mod dataset;
+mod diff;
 mod docs;
 mod evaluate;
 mod export;

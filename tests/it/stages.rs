@@ -95,7 +95,8 @@ fn the_schema_describes_every_kind_with_its_ports_and_parameters() {
     assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
     let choices = schema["properties"]["stages"]["additionalProperties"]["oneOf"].as_array().expect("a list of kinds");
     let shown: Vec<_> = catalog().iter().filter(|kind| !kind.spec().name.starts_with("debug.")).collect();
-    assert_eq!(choices.len(), shown.len());
+    // The last one is a stage that is like another.
+    assert_eq!(choices.len(), shown.len() + 1);
     for (kind, choice) in shown.iter().zip(choices) {
         let spec = kind.spec();
         let pointer =

@@ -436,3 +436,88 @@ bogus = 3
       ╰ help: run it with `orandflow sweep pipelines/ablations/s.toml`
     "#);
 }
+
+#[test]
+fn a_stage_may_be_like_another_one() {
+    let bench = Workbench::new().pipeline(
+        r#"
+[stages.one]
+kind = "debug.metrics"
+miou = 0.25
+recall = 0.5
+
+[stages.two]
+like = "one"
+miou = 0.75
+
+[stages.three]
+like = "two"
+recall = 0.1
+"#,
+    );
+    let (object, _) = bench.run_json([]);
+    let scores = |stage: &str| ["miou", "recall"].map(|name| object["metrics"][stage][name].as_f64());
+    assert_eq!(scores("two"), [Some(0.75), Some(0.5)]);
+    assert_eq!(scores("three"), [Some(0.75), Some(0.1)]);
+    // The value is blamed where it stands, not where it is taken to.
+    let complaint = |toml: &str| {
+        bench.write("pipeline.toml", toml);
+        bench.run(["plan", "pipeline.toml"]).stderr
+    };
+    insta::assert_snapshot!(complaint("[stages.a]\nlike = \"b\"\n[stages.b]\nlike = \"a\"\n[stages.c]\nlike = \"d\"\n"), @r#"
+    error: stage `a` has no `kind`
+      ╭▸ pipeline.toml:1:9
+      │
+    1 │ [stages.a]
+      │         ━ its kind says what it does
+      │
+      ╰ help: write `kind = "..."`; `orandflow stages` lists every kind
+
+    error: stage `b` has no `kind`
+      ╭▸ pipeline.toml:3:9
+      │
+    3 │ [stages.b]
+      │         ━ its kind says what it does
+      │
+      ╰ help: write `kind = "..."`; `orandflow stages` lists every kind
+
+    error: stage `b` cannot be like itself: `a -> b -> a`
+      ╭▸ pipeline.toml:4:8
+      │
+    4 │ like = "a"
+      ╰╴       ━━━
+
+    error: stage `c` has no `kind`
+      ╭▸ pipeline.toml:5:9
+      │
+    5 │ [stages.c]
+      │         ━ its kind says what it does
+      │
+      ╰ help: write `kind = "..."`; `orandflow stages` lists every kind
+
+    error: unknown stage `d`
+      ╭▸ pipeline.toml:6:8
+      │
+    6 │ like = "d"
+      │        ━━━ `c` is like it
+      │
+      ╰ help: the other stages are `a`, `b`
+    "#);
+    insta::assert_snapshot!(complaint("[stages.a]\nkind = \"debug.seed\"\n[stages.b]\nlike = \"a\"\nkind = \"debug.fail\"\nbogus = 1\n"), @r#"
+    error: stage `b` is like `a` and yet of another kind
+      ╭▸ pipeline.toml:5:8
+      │
+    4 │ like = "a"
+      │        ─── `a` is of kind `debug.seed`
+    5 │ kind = "debug.fail"
+      ╰╴       ━━━━━━━━━━━━
+
+    error: kind `debug.fail` has no parameter `bogus`
+      ╭▸ pipeline.toml:6:1
+      │
+    6 │ bogus = 1
+      │ ━━━━━ written in stage `b`
+      │
+      ╰ help: it has `message`, `unless`; `orandflow stages debug.fail` explains them
+    "#);
+}
