@@ -6,7 +6,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libfuzzer_sys::fuzz_target;
-use orandflow::foreign::{Tree, View, npy, torch};
+
+#[path = "../../src/foreign/mod.rs"]
+mod foreign;
+
+use foreign::{Tree, View, npy, torch};
 
 /// Counts what is allocated.
 struct Counting;

@@ -10,6 +10,7 @@ mod docs;
 mod evaluate;
 mod export;
 mod faults;
+mod flagship;
 mod foreign;
 mod fuse;
 mod graph;

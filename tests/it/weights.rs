@@ -241,3 +241,22 @@ fn the_number_of_classes_is_that_of_the_list() {
     let description: serde_json::Value = serde_json::from_slice(&bench.read("out/weights.json")).expect("JSON");
     assert_eq!(description["classes"], serde_json::json!(["background", "cat", "dog", "bird"]));
 }
+
+/// The sizes that weights get from the table are those that the networks have at the paper's size.
+#[cfg(feature = "nn")]
+#[test]
+fn imported_networks_have_the_sizes_of_the_paper() {
+    use orandflow::nn::{irn, orandnet, resnet, resnet38, vit};
+    let config = |name: &str| (architecture(name).config)(&|_| None);
+    let json = |value: Result<serde_json::Value, serde_json::Error>| value.expect("JSON");
+    for name in ["resnet_cam", "resnet50_amn"] {
+        assert_eq!(config(name), json(serde_json::to_value(resnet::Config::resnet50())), "{name}");
+    }
+    assert_eq!(config("vit_cam"), json(serde_json::to_value(vit::Config::base())));
+    assert_eq!(config("irn"), json(serde_json::to_value(irn::IrnConfig::resnet50())));
+    assert_eq!(config("orandnet")["sizes"], json(serde_json::to_value(orandnet::OrandNetConfig::vgg16())));
+    assert_eq!(config("resnet38_seg"), json(serde_json::to_value(resnet38::Resnet38Config::resnet38(21))));
+    for (name, arch) in [("irn", irn::ARCH), ("orandnet", orandnet::ARCH), ("resnet38_seg", resnet38::ARCH)] {
+        assert_eq!(name, arch);
+    }
+}
