@@ -116,7 +116,7 @@ pub const ALL: &[Architecture] = &[
         counters: true,
         dropped: &[],
         classes: Some(("classifier.1.c0.weight", 1)),
-        config: |_| resnet50_config(),
+        config: |_| json!({ "backbone": resnet50_config(), "dilations": [6, 12, 18, 24], "dropout": 0.1 }),
     },
     Architecture {
         name: "vit_cam",
@@ -151,7 +151,7 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: nothing,
+        config: |_| mctformer_config("v1", 224),
     },
     Architecture {
         name: "mctformer_v2",
@@ -163,7 +163,7 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: nothing,
+        config: |_| mctformer_config("v2", 224),
     },
     Architecture {
         name: "mctformer_plus",
@@ -183,7 +183,11 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: nothing,
+        config: |shapes| {
+            // As many patches along a side as stored places.
+            let places = places(shapes, "pos_embed_pat", 784, 384)[1];
+            mctformer_config("plus", places.isqrt() * 16)
+        },
     },
     Architecture {
         name: "orandnet",
@@ -344,6 +348,20 @@ fn resnet50_config() -> Value {
         "strides": [2, 2, 2, 1],
         "dilations": [1, 1, 1, 1],
         "norm": "frozen",
+    })
+}
+
+/// An MCTformer over DeiT-S/16, trained on squares of `image` pixels (SPEC 4.1).
+fn mctformer_config(version: &str, image: usize) -> Value {
+    json!({
+        "version": version,
+        "image": image,
+        "patch": 16,
+        "width": 384,
+        "depth": 12,
+        "heads": 6,
+        "stem": "patch",
+        "drop_path": 0.1,
     })
 }
 

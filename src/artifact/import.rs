@@ -152,6 +152,9 @@ fn in_range(mut maps: Maps, outside: Outside) -> Result<Maps, String> {
         if !value.is_finite() {
             return Err(format!("it has a value that is {value}"));
         }
+        if value.abs() > f32::from(half::f16::MAX) {
+            return Err(format!("it has the value {value}, which f16 cannot hold"));
+        }
         let clipped = value.clamp(0.0, 1.0);
         if *value == clipped || outside == Outside::Keep {
             continue;

@@ -3,7 +3,7 @@
 
 use super::array::{Array, Dtype, MOST_DIMENSIONS, Place, Slice, signed, unsigned};
 use super::error::{Cursor, Error};
-use super::pickle::{Machine, misplaced};
+use super::pickle::{ARRAY, Machine, misplaced};
 use super::torch;
 use super::tree::{Id, Node, Part};
 
@@ -26,8 +26,10 @@ pub(super) enum Class {
     Bytes,
     /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
     Tensor,
-    /// `torch._utils._rebuild_parameter`.
+    /// `torch._utils._rebuild_parameter`, or `torch.nn.parameter.Parameter` itself in files of PyTorch 0.1 to 0.3.
     Parameter,
+    /// `torch.FloatTensor` and kin, which files of PyTorch 0.1 make tensors with.
+    TensorType,
     /// `torch.storage._load_from_bytes`: a storage as a stream of its own.
     LoadFromBytes,
     /// A storage class of `torch`.
@@ -57,7 +59,7 @@ impl Class {
             ("builtins" | "__builtin__", "bytes" | "bytearray") => Self::Bytes,
             ("builtins" | "__builtin__", "set" | "frozenset") => Self::Set,
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::Tensor,
-            ("torch._utils", "_rebuild_parameter") => Self::Parameter,
+            ("torch._utils", "_rebuild_parameter") | ("torch.nn.parameter", "Parameter") => Self::Parameter,
             ("torch.storage", "_load_from_bytes") => Self::LoadFromBytes,
             ("torch", "Size") => Self::Same,
             ("collections", "OrderedDict") => Self::OrderedDict,
@@ -72,17 +74,20 @@ impl Class {
             ("torch" | "torch.cuda" | "torch.storage", name) if name.ends_with("Storage") => {
                 Self::Storage(Dtype::of_storage(name)?)
             }
-            // Types of tensors, which the oldest files name, and types of numbers.
-            ("torch" | "torch.cuda", name) if is_tensor_type(name) => Self::Opaque,
+            ("torch" | "torch.cuda", name) if is_tensor_type(name) => Self::TensorType,
+            ("torch", name) if NUMBERS.contains(&name) => Self::Opaque,
             _ => return None,
         })
     }
 }
 
+/// Types of numbers that checkpoints name beside their tensors.
+const NUMBERS: [&str; 10] =
+    ["float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"];
+
 fn is_tensor_type(name: &str) -> bool {
-    let tensor = name.strip_suffix("Tensor").and_then(|kind| Dtype::of_storage(&format!("{kind}Storage")));
-    let number = ["float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"];
-    tensor.is_some() || number.contains(&name)
+    let kind = name.strip_suffix("Tensor");
+    kind == Some("") || kind.is_some_and(|kind| Dtype::of_storage(&format!("{kind}Storage")).is_some())
 }
 
 impl<'a> Machine<'a> {
@@ -131,15 +136,14 @@ impl<'a> Machine<'a> {
                 }
             },
             Class::Tensor => {
-                let part = match self.node(argument(0)?) {
-                    Node::Storage(part) => *part,
-                    other => return Err(misplaced("a storage", other)),
-                };
+                let part = self.part(argument(0)?)?;
                 let offset = self.size(argument(1)?)?;
                 let (shape, strides) = (self.sizes(argument(2)?)?, self.sizes(argument(3)?)?);
                 tensor(part, offset, shape, strides)?
             }
+            Class::Parameter if arguments.is_empty() => Node::Blank,
             Class::Parameter | Class::Same => return argument(0),
+            Class::TensorType => Node::Blank,
             Class::LoadFromBytes => return self.load_from_bytes(argument(0)?),
             Class::OrderedDict => match arguments.first() {
                 None => Node::Dict(Vec::new()),
@@ -165,30 +169,59 @@ impl<'a> Machine<'a> {
         self.keep(made)
     }
 
-    /// Makes an object of a class without calling it.
-    pub(super) fn new_object(&mut self, class: Id) -> Result<Id, Error> {
-        let made = match self.node(class) {
-            Node::Class(Class::Opaque) => Node::Opaque,
-            Node::Class(Class::OrderedDict) => Node::Dict(Vec::new()),
-            other => return Err(misplaced("a class without data", other)),
-        };
-        self.keep(made)
+    /// Makes an object of a class, as `class.__new__(class, *arguments)` does.
+    pub(super) fn new_object(&mut self, class: Id, arguments: Id) -> Result<Id, Error> {
+        match self.node(class) {
+            Node::Class(Class::Opaque | Class::OrderedDict | Class::Parameter | Class::TensorType) => {
+                self.call(class, arguments)
+            }
+            other => Err(misplaced("a class without data", other)),
+        }
     }
 
     /// Gives an object its state.
     pub(super) fn build(&mut self, object: Id, state: Id) -> Result<(), Error> {
         let built = match self.node(object) {
             Node::Unbuilt => self.array(state)?,
+            Node::Blank => self.old_tensor(state)?,
             Node::Dtype(dtype) => {
                 self.check_dtype_state(*dtype, state)?;
                 return Ok(());
             }
-            // Attributes, such as the `_metadata` of a state_dict.
-            Node::Opaque | Node::Dict(_) => return Ok(()),
+            // Attributes, such as the `_metadata` of a state_dict, or whether a parameter is trained.
+            Node::Opaque | Node::Dict(_) | Node::Array(_) => return Ok(()),
             other => return Err(misplaced("an object with a state", other)),
         };
+        self.budget.take(ARRAY)?;
         self.nodes[object as usize] = built;
         Ok(())
+    }
+
+    /// Reads the state of a tensor of PyTorch's first versions (`torch/_tensor.py`, `__setstate__`): storage, offset, size and
+    /// stride; or of a parameter: its tensor first of five.
+    fn old_tensor(&mut self, state: Id) -> Result<Node<'a>, Error> {
+        let state = self.members_of(state)?;
+        match *state {
+            [storage, offset, size, stride] => {
+                let part = self.part(storage)?;
+                let offset = self.size(offset)?;
+                let (shape, strides) = (self.sizes(size)?, self.sizes(stride)?);
+                tensor(part, offset, shape, strides)
+            }
+            [data, _, _, _, _] => match self.node(data) {
+                array @ Node::Array(_) => Ok(array.clone()),
+                other => Err(misplaced("a tensor", other)),
+            },
+            _ => Err(Error::malformed("the state of a tensor has not four or five parts")),
+        }
+    }
+
+    /// Returns the part of a storage that a value is.
+    fn part(&self, id: Id) -> Result<Part, Error> {
+        match self.node(id) {
+            Node::Storage(part) => Ok(*part),
+            other => Err(misplaced("a storage", other)),
+        }
     }
 
     /// Reads the state of a NumPy array: version, shape, type, whether in Fortran order, data.

@@ -18,7 +18,7 @@ const MOST_INTEGER_BYTES: usize = 16;
 const NODE: u64 = 128;
 
 /// What an array costs besides.
-const ARRAY: u64 = 256;
+pub(super) const ARRAY: u64 = 256;
 
 /// What a place in a list costs, which may have twice as many.
 const PLACE: u64 = 8;
@@ -334,13 +334,14 @@ impl<'a> Machine<'a> {
             }
             0x81 => {
                 let call = self.pop_many(2)?;
-                let made = self.new_object(call[0])?;
+                let made = self.new_object(call[0], call[1])?;
                 self.stack.push(made);
                 Ok(())
             }
             0x92 => {
+                // Class, arguments, named arguments, which none of these classes has.
                 let call = self.pop_many(3)?;
-                let made = self.new_object(call[0])?;
+                let made = self.new_object(call[0], call[1])?;
                 self.stack.push(made);
                 Ok(())
             }

@@ -29,6 +29,8 @@ pub(super) enum Node<'a> {
     Class(Class),
     /// An array before its state is known.
     Unbuilt,
+    /// A tensor before its state is known.
+    Blank,
     Dtype(Dtype),
     Array(Box<Array<'a>>),
     /// An array of Python objects, in C order.
@@ -63,6 +65,7 @@ impl Node<'_> {
             Self::Set(_) => "a set",
             Self::Class(_) => "a class",
             Self::Unbuilt => "an array without data",
+            Self::Blank => "a tensor without data",
             Self::Dtype(_) => "a type of numbers",
             Self::Array(_) => "an array",
             Self::Objects(..) => "an array of objects",
