@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use orandflow::artifact::import::{self, Layout, Outside, Target};
 use orandflow::foreign::{Error, Tree, View, npy, torch, write};
 
 /// The folder of the files that `tests/fixtures/foreign.py` has made.
@@ -129,8 +130,14 @@ fn what_is_refused_is_named() {
     ");
 }
 
-/// Reads everything that can be read of a file, and forgets it.
+/// Reads everything that can be read of a file, also as the maps of any program, and forgets it.
 fn exhaust(bytes: &[u8]) {
+    if bytes.starts_with(npy::MAGIC) {
+        let target = Target { id: "a", size: (5, 6), labels: &[1, 4], classes: 20 };
+        for layout in [Layout::Irn, Layout::Amn, Layout::Mctformer, Layout::Plain] {
+            let _ = import::read(layout, bytes, None, &target, Outside::Keep);
+        }
+    }
     let Ok(tree) = read(bytes) else { return };
     let look = |view: View<'_, '_>| drop((view.floats(), view.integers(), view.text()));
     let root = tree.root().item();
