@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::kind::Kind;
-use crate::store::manifest::{Entry, Manifest, bucket_of};
+use crate::store::manifest::{Entry, Lazy, Manifest, bucket_of};
 
 /// One input of a kind of stage.
 #[derive(Clone, Copy, Debug)]
@@ -191,8 +191,8 @@ impl HashedItem {
 /// The artifacts on a stage's ports, before it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// Port name to artifact; a port that was left out is absent.
-    pub ports: BTreeMap<&'static str, Arc<Manifest>>,
+    /// Port name to artifact; a port that was left out is absent. A manifest is read when it is first looked at.
+    pub ports: BTreeMap<&'static str, Arc<Lazy>>,
 }
 
 impl Inputs {
@@ -206,7 +206,7 @@ impl Inputs {
 
     /// Returns the artifact on an optional port.
     pub fn maybe(&self, port: &str) -> Option<&Manifest> {
-        self.ports.get(port).map(AsRef::as_ref)
+        self.ports.get(port).map(|manifest| &***manifest)
     }
 }
 
@@ -308,6 +308,21 @@ pub trait Access: Send + Sync {
     fn content(&self, digest: Digest) -> Result<Vec<u8>, StageError>;
 }
 
+/// Where a stage that takes long keeps what it needs to go on after an interruption: the engine implements it over the store.
+///
+/// It is kept under the key of the action and removed when the action has its result. A stage that goes on from it must end in
+/// the same bytes as one that was never interrupted.
+pub trait Checkpoints: Send + Sync {
+    /// Returns what was kept last, with its number; `None` at a fresh start.
+    fn newest(&self) -> Option<(u64, Vec<u8>)>;
+
+    /// Keeps bytes under a number that grows, such as the steps done. That it could not is said as a warning and is no failure.
+    fn keep(&self, number: u64, bytes: Vec<u8>);
+
+    /// Whether the user has asked for a checkpoint (SIGUSR1) since this was last asked.
+    fn wanted(&self) -> bool;
+}
+
 /// All that a running stage sees of the world.
 pub struct Ctx<'run> {
     /// The artifacts on the ports.
@@ -326,6 +341,8 @@ pub struct Ctx<'run> {
     pub scratch: &'run Path,
     /// Reads bytes.
     pub access: &'run dyn Access,
+    /// Keeps what is needed to go on after an interruption.
+    pub checkpoints: &'run dyn Checkpoints,
     /// Takes reports.
     pub report: &'run (dyn Fn(Report) + Sync),
     /// Set when the user has asked to stop.

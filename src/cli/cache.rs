@@ -1,16 +1,22 @@
-//! `orandflow cache`: how much lies there, and whether it is intact.
+//! `orandflow cache`: how much lies there, whether it is intact, and what may go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::Failure;
-use super::common::deliver;
+use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, outside};
+use super::run::survey;
+use crate::diag::nearest;
 use crate::digest::Digest;
 use crate::report::text::{Align, count, size, table};
 use crate::store::Store;
-use crate::store::actions::Records;
+use crate::store::actions::{Lookup, Records};
+use crate::store::collect::Limits;
 
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]
@@ -21,14 +27,78 @@ pub(crate) struct CacheArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Say how much lies in the cache, by kind of stage
+    /// Say how much lies in the cache: by kind of stage, pipeline, stage, or all three
     Du(Du),
+    /// Remove results that were not used for long, until limits hold, and everything that no result needs
+    Gc(Gc),
+    /// Keep a stage's present result, whatever `gc` is asked for; without a stage list what is pinned
+    Pin(Pin),
+    /// Take a pin away
+    Unpin(Pin),
     /// Read everything in the cache and say what is damaged or missing
     Verify(Verify),
 }
 
 #[derive(Debug, clap::Args)]
 struct Du {
+    #[command(flatten)]
+    cache: CacheDir,
+
+    /// What a line stands for
+    #[arg(long, value_name = "WHAT", default_value = "kind")]
+    by: By,
+}
+
+/// What a line of `du` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum By {
+    /// A kind of stage
+    Kind,
+    /// A pipeline
+    Pipeline,
+    /// A stage of a pipeline
+    Stage,
+}
+
+#[derive(Debug, clap::Args)]
+struct Gc {
+    #[command(flatten)]
+    cache: CacheDir,
+
+    /// Size that the cache may have, such as `20GiB` or `500MB`: the results that were not used for longest go
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    max_size: Option<u64>,
+
+    /// Time since the last use after which a result goes, such as `30d`, `12h` or `45min`
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    max_age: Option<Duration>,
+
+    /// Keep the present results of this pipeline; may be repeated
+    #[arg(long, value_name = "PIPELINE", num_args = 1..)]
+    keep: Vec<String>,
+
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Pin {
+    /// The pipeline file
+    file: Option<PathBuf>,
+
+    /// The stage
+    #[arg(requires = "file")]
+    stage: Option<String>,
+
+    /// Put a value in place of the file's, as for `run`
+    #[arg(long = "set", value_name = "PATH=VALUE", requires = "file")]
+    set: Vec<String>,
+
+    /// The key of the result, in place of a pipeline file and a stage
+    #[arg(long, conflicts_with = "file")]
+    key: Option<Digest>,
+
     #[command(flatten)]
     cache: CacheDir,
 }
@@ -46,31 +116,163 @@ struct Verify {
 /// Runs `cache`.
 pub(crate) fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
     match &args.verb {
-        Verb::Du(args) => du(&args.cache.open()?),
+        Verb::Du(args) => du(&args.cache.open()?, args.by),
+        Verb::Gc(args) => gc(&args.cache.open()?, args),
+        Verb::Pin(args) => pin(&args.cache.open()?, args, true),
+        Verb::Unpin(args) => pin(&args.cache.open()?, args, false),
         Verb::Verify(args) => verify(&args.cache.open()?, args.repair),
     }
 }
 
-fn du(store: &Store) -> Result<ExitCode, Failure> {
+/// Splits `12GiB` into its number and its unit.
+fn quantity(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    number.is_finite().then_some((number, text[end..].trim()))
+}
+
+/// Reads a size in bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let parsed = quantity(text).and_then(|(number, unit)| {
+        let (base, power) = match unit.to_ascii_lowercase().as_str() {
+            "" | "b" => (1.0_f64, 0),
+            "kb" | "k" => (1e3, 1),
+            "mb" | "m" => (1e3, 2),
+            "gb" | "g" => (1e3, 3),
+            "tb" | "t" => (1e3, 4),
+            "kib" => (1024.0, 1),
+            "mib" => (1024.0, 2),
+            "gib" => (1024.0, 3),
+            "tib" => (1024.0, 4),
+            _ => return None,
+        };
+        Some((number * base.powi(power)) as u64)
+    });
+    parsed.ok_or_else(|| format!("`{text}` is no size; write a number and `MB`, `GB`, `MiB` or `GiB`"))
+}
+
+/// Reads a length of time.
+fn time(text: &str) -> Result<Duration, String> {
+    let parsed = quantity(text).and_then(|(number, unit)| {
+        let seconds = match unit {
+            "s" => 1.0,
+            "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number * seconds).ok()
+    });
+    parsed.ok_or_else(|| format!("`{text}` is no length of time; write a number and `min`, `h`, `d` or `w`"))
+}
+
+fn gc(store: &Store, args: &Gc) -> Result<ExitCode, Failure> {
+    let known: BTreeSet<String> = store.lasts().into_iter().map(|last| last.pipeline).collect();
+    if let Some(name) = args.keep.iter().find(|name| !known.contains(*name)) {
+        let help = match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`orandflow cache du --by pipeline` lists the pipelines".to_owned(),
+        };
+        return Err(Failure::Message {
+            message: format!("no pipeline `{name}` has been run with this cache"),
+            help: Some(help),
+            code: 2,
+        });
+    }
+    let limits = Limits { size: args.max_size, age: args.max_age, keep: args.keep.iter().cloned().collect() };
+    let gone = store.collect(&limits, args.dry_run).map_err(|error| outside(&error))?;
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    let (results, blobs) = (count(gone.results, "result"), count(gone.blobs, "blob"));
+    let text = format!("{verb} {results} and {blobs} of {}; {} stay\n", size(gone.bytes), size(gone.left));
+    let more = match args.max_size.filter(|most| gone.left > *most) {
+        Some(most) => format!("more than {} is pinned, asked for or in use\n", size(most)),
+        None => String::new(),
+    };
+    deliver(&(text + &more), None)
+}
+
+fn pin(store: &Store, args: &Pin, keep: bool) -> Result<ExitCode, Failure> {
+    let (key, about) = match (&args.file, &args.stage, args.key) {
+        (_, _, Some(key)) => (key, "by key".to_owned()),
+        (Some(file), Some(stage), None) => present(store, file, stage, &args.set)?,
+        _ => {
+            let pins = store.pins().map_err(|error| outside(&error))?;
+            let text: String = pins.iter().map(|(key, about)| format!("{key}  {about}\n")).collect();
+            return deliver(if text.is_empty() { "nothing is pinned\n" } else { &text }, None);
+        }
+    };
+    if keep {
+        if !matches!(store.lookup(key), Lookup::Hit(_)) {
+            let message = format!("there is no result {} in the cache", key.short());
+            return Err(Failure::Message { message, help: Some("run the pipeline first".to_owned()), code: 1 });
+        }
+        store.pin(key, &about).map_err(|error| outside(&error))?;
+        return deliver(&format!("pinned {} ({about})\n", key.short()), None);
+    }
+    match store.unpin(key).map_err(|error| outside(&error))? {
+        true => deliver(&format!("{} is not pinned any more\n", key.short()), None),
+        false => Err(Failure::Message {
+            message: format!("{} is not pinned", key.short()),
+            help: Some("`orandflow cache pin` lists what is".to_owned()),
+            code: 1,
+        }),
+    }
+}
+
+/// Returns the key of a stage's present result, and what to call it.
+fn present(store: &Store, file: &Path, stage: &str, set: &[String]) -> Result<(Digest, String), Failure> {
+    let pipeline = PipelineArgs { file: file.to_owned(), set: set.to_owned() };
+    let plan = pipeline.load()?;
+    let (survey, _) = survey(&plan, &[stage.to_owned()], store)?;
+    let outcome = survey.outcome(&plan, store);
+    let found = outcome.steps.iter().find(|step| plan.steps[step.step].name == stage);
+    match found.and_then(|step| step.key.filter(|_| step.output.is_some())) {
+        Some(key) => Ok((key, format!("{stage} of {}", plan.pipeline))),
+        None => Err(Failure::Message {
+            message: format!("stage `{stage}` has no result yet"),
+            help: Some(format!("make it: orandflow run {} --only {stage}", file.display())),
+            code: 1,
+        }),
+    }
+}
+
+fn du(store: &Store, by: By) -> Result<ExitCode, Failure> {
     let blobs = store.blobs().map_err(|error| outside(&error))?;
     let records = store.records().map_err(|error| outside(&error))?.readable;
     let number = records.len();
-    let mut kinds: BTreeMap<String, (usize, BTreeMap<Digest, u64>)> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<String>, (usize, BTreeMap<Digest, u64>)> = BTreeMap::new();
     for (_, record) in records {
-        let (results, blobs) = kinds.entry(record.provenance.kind).or_default();
+        let provenance = record.provenance;
+        let group = match by {
+            By::Kind => vec![provenance.kind],
+            By::Pipeline => vec![provenance.pipeline],
+            By::Stage => vec![provenance.pipeline, provenance.stage, provenance.kind],
+        };
+        let (results, blobs) = groups.entry(group).or_default();
         *results += 1;
         blobs.extend(record.blobs);
     }
-    let mut rows: Vec<Vec<String>> = kinds
+    let names: &[&str] = match by {
+        By::Kind => &["kind"],
+        By::Pipeline => &["pipeline"],
+        By::Stage => &["pipeline", "stage", "kind"],
+    };
+    let mut rows: Vec<Vec<String>> = groups
         .into_iter()
-        .map(|(kind, (results, blobs))| {
-            vec![kind, results.to_string(), blobs.len().to_string(), size(blobs.values().sum())]
+        .map(|(mut row, (results, blobs))| {
+            row.extend([results.to_string(), blobs.len().to_string(), size(blobs.values().sum())]);
+            row
         })
         .collect();
     let all = blobs.iter().map(|(_, size)| size).sum();
-    rows.push(vec!["in all".to_owned(), number.to_string(), blobs.len().to_string(), size(all)]);
-    let right = Align::Right;
-    deliver(&table(&[("kind", Align::Left), ("results", right), ("blobs", right), ("size", right)], &rows), None)
+    let mut last = vec![String::new(); names.len()];
+    last[0] = "in all".to_owned();
+    last.extend([number.to_string(), blobs.len().to_string(), size(all)]);
+    rows.push(last);
+    let mut titles: Vec<(&str, Align)> = names.iter().map(|name| (*name, Align::Left)).collect();
+    titles.extend([("results", Align::Right), ("blobs", Align::Right), ("size", Align::Right)]);
+    deliver(&table(&titles, &rows), None)
 }
 
 fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
@@ -109,7 +311,10 @@ fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
         let paths = damaged.iter().map(|digest| store.blob_path(*digest));
         let paths = paths.chain(unreadable.iter().cloned()).chain(broken.iter().map(|key| store.record_path(*key)));
         for path in paths {
-            fs_err::remove_file(path).map_err(|error| outside(&error))?;
+            match fs_err::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(outside(&error)),
+                _ => {}
+            }
         }
     }
     let (blobs, results) = (count(blobs.len(), "blob"), count(records.len(), "result"));

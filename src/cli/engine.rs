@@ -110,7 +110,7 @@ pub(crate) fn outside(error: &std::io::Error) -> Failure {
 /// Returns `metrics.json` of every step that makes metrics and whose result is there, by stage, in order of the plan.
 pub(crate) fn metrics(plan: &Plan, store: &Store, steps: &[StepOutcome]) -> Vec<(String, Value)> {
     let made = steps.iter().filter_map(|step| Some((step, step.output.as_ref()?)));
-    made.filter(|(_, output)| output.manifest.kind == Kind::Metrics)
+    made.filter(|(step, _)| plan.steps[step.step].kind.spec().output == Kind::Metrics)
         .filter_map(|(step, output)| {
             let entry = output.manifest.entries.get("metrics.json")?;
             let value = serde_json::from_slice(&store.get(entry.digest).ok()?).ok()?;

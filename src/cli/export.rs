@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
-use super::engine::{CacheDir, outside};
+use super::engine::CacheDir;
+use super::run::remember;
 use crate::artifact::export::{Format, Source, export as write};
 use crate::data::voc;
 use crate::digest::Digest;
@@ -82,7 +83,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let files = Files::load(&store);
     let planner = Planner::new(&store, &files);
     let survey = Survey::of(&plan, &chosen, &planner);
-    files.save(&store).map_err(|error| outside(&error))?;
+    remember(&files, &store);
     let outcome = survey.map_err(Failure::Diagnostics)?.outcome(&plan, &store);
     let step = outcome.steps.iter().find(|step| plan.steps[step.step].name == args.stage);
     let Some(artifact) = step.and_then(|step| step.output.as_ref()) else {
@@ -94,14 +95,18 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
             code: 1,
         });
     };
+    let manifest = artifact.manifest.load().map_err(|message| Failure::Message {
+        message,
+        help: Some("run the pipeline again; it makes what is gone".to_owned()),
+        code: 1,
+    })?;
     let format = args.format.map(Format::from);
-    let manifest = &artifact.manifest;
     if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
         voc_classes(manifest, &args.stage)?;
     }
     let results = outcome.steps.iter().filter_map(|step| step.output.as_ref());
     let photographs: Vec<&Manifest> =
-        results.map(|artifact| &*artifact.manifest).filter(|manifest| manifest.kind == Kind::ImageSet).collect();
+        results.map(|artifact| &**artifact.manifest).filter(|manifest| manifest.kind == Kind::ImageSet).collect();
     let source = Cache { store: &store, planner: &planner };
     let written = write(manifest, &source, &args.to, format, &photographs).map_err(failed)?;
     deliver(&format!("{} in {}\n", count(written, "file"), args.to.display()), None)

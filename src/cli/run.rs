@@ -1,10 +1,10 @@
 //! `orandflow run`: carries a pipeline out, reports, and decides the exit code.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
@@ -37,6 +37,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     how: HowArgs,
 
+    /// Start this stage afresh where it has checkpoints of an interrupted run; may be repeated
+    #[arg(long, value_name = "STAGE")]
+    restart: Vec<String>,
+
     #[command(flatten)]
     only: OnlyArgs,
 
@@ -49,6 +53,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     args.log.start();
     let plan = args.pipeline.load()?;
     let chosen = choose(&plan, &args.only.only).map_err(Failure::Diagnostics)?;
+    choose(&plan, &args.restart).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
     let order = Order {
         plan: &plan,
@@ -58,6 +63,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         log: &args.log,
         files: &[("pipeline.toml", &args.pipeline.file)],
         set: &args.pipeline.set,
+        restart: &args.restart,
     };
     let (outcome, _) = order.carry_out()?;
 
@@ -93,17 +99,21 @@ pub(crate) struct Order<'a> {
     pub(crate) files: &'a [(&'a str, &'a Path)],
     /// `--set` arguments.
     pub(crate) set: &'a [String],
+    /// The stages that start afresh, whatever checkpoints they have.
+    pub(crate) restart: &'a [String],
 }
 
 impl Order<'_> {
     /// Carries the plan out until it is done or the user stops it; returns the outcome and the run's folder.
     pub(crate) fn carry_out(&self) -> Result<(Outcome, PathBuf), Failure> {
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let (cancelled, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         stop_on_interrupt(&cancelled);
+        keep_on_request(&asked);
+        self.store.run_begins().map_err(|error| outside(&error))?;
         let files = Files::load(self.store);
         let planner = Planner::new(self.store, &files);
         let survey = Survey::of(self.plan, self.chosen, &planner);
-        files.save(self.store).map_err(|error| outside(&error))?;
+        remember(&files, self.store);
         let survey = survey.map_err(Failure::Diagnostics)?;
         let how = self.how;
         let options = Options {
@@ -111,6 +121,8 @@ impl Order<'_> {
             device: how.device.clone(),
             fail_fast: how.fail_fast,
             cancelled,
+            asked,
+            restart: self.restart.to_vec(),
         };
         let (listeners, folder) = self.listeners()?;
         let reporter = Reporter::new(listeners);
@@ -118,7 +130,7 @@ impl Order<'_> {
         let hear = |event: Stamped| reporter.hear(&event);
         let mut outcome = carry_out(self.plan, survey, &planner, self.store, &options, &hear);
         outcome.seconds += surveyed;
-        files.save(self.store).map_err(|error| outside(&error))?;
+        remember(&files, self.store);
         Ok((outcome, folder))
     }
 
@@ -146,7 +158,32 @@ impl Order<'_> {
     }
 }
 
-/// The first Ctrl-C asks running stages to stop, the second one ends the program.
+/// Keeps the digests of data files for the next time. Where that fails they are found again, so it stops nothing.
+pub(crate) fn remember(files: &Files, store: &Store) {
+    if let Err(error) = files.save(store) {
+        // Nothing is left to be done where stderr itself is gone.
+        let _ = writeln!(std::io::stderr(), "warning: {error}");
+    }
+}
+
+/// SIGUSR1, which schedulers of clusters send before they end a job, makes running trainings keep a checkpoint and go on.
+fn keep_on_request(asked: &Arc<AtomicU64>) {
+    #[cfg(unix)]
+    if let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGUSR1]) {
+        let asked = Arc::clone(asked);
+        let body = move || {
+            for _ in signals.forever() {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        // Without the thread the signal does nothing.
+        let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(body);
+    }
+    #[cfg(not(unix))]
+    let _ = asked;
+}
+
+/// The first Ctrl-C or SIGTERM asks running stages to stop, which keep checkpoints; the second one ends the program.
 fn stop_on_interrupt(cancelled: &Arc<AtomicBool>) {
     let cancelled = Arc::clone(cancelled);
     let mut asked = false;
@@ -175,6 +212,6 @@ pub(crate) fn survey_of(plan: &Plan, chosen: &[bool], store: &Store) -> Result<(
     let files = Files::load(store);
     let planner = Planner::new(store, &files);
     let survey = Survey::of(plan, chosen, &planner);
-    files.save(store).map_err(|error| outside(&error))?;
+    remember(&files, store);
     Ok((survey.map_err(Failure::Diagnostics)?, planner.take_warnings()))
 }

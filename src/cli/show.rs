@@ -37,6 +37,10 @@ pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
         let message = format!("there is no stage `{}`", args.stage);
         return Err(Failure::Message { message, help: None, code: 2 });
     };
+    if let Some(Err(message)) = shown.output.as_ref().map(|output| output.manifest.load()) {
+        let help = Some("run the pipeline again; it makes what is gone".to_owned());
+        return Err(Failure::Message { message, help, code: 1 });
+    }
     let step = &plan.steps[shown.step];
     let mut text = heading(step, shown);
     let record = shown.key.map(|key| store.lookup(key));

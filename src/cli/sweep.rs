@@ -96,6 +96,7 @@ pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
         log: &args.log,
         files: &files,
         set: &args.file.set,
+        restart: &[],
     };
     let (outcome, _) = order.carry_out()?;
     let text = if args.how.json {

@@ -9,8 +9,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use crate::artifact::weights::NamedTensors;
 use crate::digest::Digest;
 use crate::nn::optim::{Optimizer, Schedule};
+use crate::nn::params;
 use crate::nn::pass::Pass;
 
 /// The frame of a training.
@@ -98,6 +100,34 @@ pub struct Hooks<'a> {
     pub report: &'a dyn Fn(Progress),
     /// Asked before every step.
     pub cancelled: &'a dyn Fn() -> bool,
+    /// Keeps snapshots, so that the training survives an interruption; `None` where it need not.
+    pub keeper: Option<&'a dyn Keeper>,
+}
+
+/// All that a training needs to go on: order, augmentation and dropout follow from the seed and the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Steps done.
+    pub done: usize,
+    /// The network, buffers included.
+    pub network: NamedTensors,
+    /// The optimiser's state, as [`Optimizer::state`] returns it.
+    pub optimizer: NamedTensors,
+}
+
+/// Where snapshots go.
+pub trait Keeper {
+    /// Returns the last snapshot, if there is one.
+    fn last(&self) -> Option<Snapshot>;
+
+    /// Whether it is time for a snapshot, after `done` steps.
+    fn due(&self, done: usize) -> bool;
+
+    /// Takes a snapshot: when it is due, and when the training is stopped.
+    fn keep(&self, snapshot: Snapshot);
+
+    /// Hears that the last snapshot does not fit this training, which starts afresh.
+    fn unfit(&self, why: String);
 }
 
 /// Steps between two reports. Reading a loss waits for the device, so it is not done at every step.
@@ -138,7 +168,8 @@ pub fn generator(seed: u64, purpose: &str, epoch: usize, index: usize) -> ChaCha
 /// loss, `[1]`. Parameters that shall not train are frozen beforehand ([`crate::nn::params::set_trainable`]).
 ///
 /// The result depends on the recipe, the optimiser, the initial values and the closures; not on the number of threads that
-/// load.
+/// load. A training that is stopped and goes on from a snapshot of its keeper ends in the same bytes as one that is not, on a
+/// device that gives the same bytes twice.
 ///
 /// # Errors
 /// If the user stops it, an item cannot be loaded, or the loss is not finite.
@@ -160,14 +191,17 @@ where
     }
     let steps = recipe.steps();
     let mut meter = Meter { pending: Vec::new(), steps };
+    let (model, first) = resume(model, steps, optimizer, hooks.keeper);
     std::thread::scope(|scope| {
         let mut model = model.train();
         let (sender, receiver) = sync_channel(2);
         let load = &load;
         scope.spawn(move || {
-            for epoch in 0..recipe.epochs {
+            let length = recipe.steps_per_epoch();
+            for epoch in first / length..recipe.epochs {
                 let order = recipe.order(epoch);
-                for indices in order.chunks(recipe.batch.max(1)).take(recipe.steps_per_epoch()) {
+                let skipped = first.saturating_sub(epoch * length);
+                for indices in order.chunks(recipe.batch.max(1)).take(length).skip(skipped) {
                     let items: Result<Vec<T>, E> = indices
                         .par_iter()
                         .map(|&index| {
@@ -182,8 +216,18 @@ where
                 }
             }
         });
-        for step in 0..steps {
-            if (hooks.cancelled)() {
+        for step in first..steps {
+            let stopped = (hooks.cancelled)();
+            if let Some(keeper) = hooks.keeper
+                && step > first
+                && (stopped || keeper.due(step))
+            {
+                // A loss that is no number must not be gone on from.
+                meter.check()?;
+                let network = params::export(&model.valid());
+                keeper.keep(Snapshot { done: step, network, optimizer: optimizer.state() });
+            }
+            if stopped {
                 return Err(TrainError::Cancelled);
             }
             // The loader ends early only after an error that it has sent, or by a panic that the scope passes on.
@@ -203,6 +247,26 @@ where
     })
 }
 
+/// Takes over the last snapshot and returns the network with the number of steps that it has done.
+fn resume<M: Module>(model: M, steps: usize, optimizer: &mut Optimizer, keeper: Option<&dyn Keeper>) -> (M, usize) {
+    let Some((keeper, snapshot)) = keeper.and_then(|keeper| Some((keeper, keeper.last()?))) else { return (model, 0) };
+    if snapshot.done > steps {
+        keeper.unfit(format!("it has {} steps of {steps}", snapshot.done));
+        return (model, 0);
+    }
+    let Some(device) = model.devices().into_iter().next() else { return (model, 0) };
+    match params::load_strict(model.clone(), &snapshot.network) {
+        Ok(model) => {
+            optimizer.restore(&snapshot.optimizer, &device.without_autodiff());
+            (model, snapshot.done)
+        }
+        Err(mismatch) => {
+            keeper.unfit(mismatch.to_string());
+            (model, 0)
+        }
+    }
+}
+
 /// Losses that have not been read from the device yet.
 struct Meter {
     pending: Vec<(usize, Tensor<1>)>,
@@ -210,15 +274,24 @@ struct Meter {
 }
 
 impl Meter {
+    /// Returns the mean loss since the last time.
     fn read<E>(&mut self) -> Result<f64, TrainError<E>> {
+        self.check()?;
         let (count, mut sum) = (self.pending.len() as f64, 0.0);
-        for (step, loss) in self.pending.drain(..) {
-            let value: f32 = loss.into_scalar();
+        for (_, loss) in self.pending.drain(..) {
+            sum += f64::from(loss.into_scalar::<f32>());
+        }
+        Ok(sum / count)
+    }
+
+    /// Refuses losses that are no numbers.
+    fn check<E>(&self) -> Result<(), TrainError<E>> {
+        for (step, loss) in &self.pending {
+            let value: f32 = loss.clone().into_scalar();
             if !value.is_finite() {
                 return Err(TrainError::NotFinite { step: step + 1, steps: self.steps, value });
             }
-            sum += f64::from(value);
         }
-        Ok(sum / count)
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads the cache and hashes data files; runs no stage and writes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,10 +14,10 @@ use crate::diag::Diagnostic;
 use crate::digest::Digest;
 use crate::kind::Kind;
 use crate::stage::{HashedFile, HashedItem, Inputs, SourceFile, StageError, Work};
+use crate::store::Store;
 use crate::store::actions::Lookup;
 use crate::store::files::Files;
-use crate::store::manifest::{Entry, Manifest, bucket_of, buckets_for, shard_name};
-use crate::store::{Store, blobs::BlobError};
+use crate::store::manifest::{Entry, Lazy, Manifest, bucket_of, buckets_for, shard_name};
 
 /// How many image ids a message names.
 const NAMED: usize = 5;
@@ -27,12 +27,13 @@ const NAMED: usize = 5;
 pub struct Artifact {
     /// The manifest's digest.
     pub digest: Digest,
-    /// The manifest.
-    pub manifest: Arc<Manifest>,
+    /// The manifest, which is read when it is first looked at.
+    pub manifest: Arc<Lazy>,
 }
 
 impl Artifact {
     fn new(manifest: Manifest) -> Self {
+        let manifest = Lazy::from(manifest);
         Self { digest: manifest.digest(), manifest: Arc::new(manifest) }
     }
 }
@@ -46,11 +47,13 @@ pub struct Trouble {
     pub help: Option<String>,
     /// The parameter to blame, if it is one.
     pub parameter: Option<String>,
+    /// The artifact on a port whose manifest is gone, if that is all: it can be made again.
+    pub lost: Option<Digest>,
 }
 
 impl Trouble {
     fn new(message: String, help: &str) -> Self {
-        Self { message, help: Some(help.to_owned()), parameter: None }
+        Self { message, help: Some(help.to_owned()), parameter: None, lost: None }
     }
 
     /// Returns it as a diagnostic at the place of the stage, or of the parameter to blame.
@@ -72,9 +75,9 @@ impl From<StageError> for Trouble {
     fn from(error: StageError) -> Self {
         let message = error.to_string();
         match error {
-            StageError::Parameter { name, .. } => Self { message, help: None, parameter: Some(name) },
-            StageError::Data { help, .. } => Self { message, help, parameter: None },
-            StageError::Cancelled | StageError::Io(_) => Self { message, help: None, parameter: None },
+            StageError::Parameter { name, .. } => Self { message, help: None, parameter: Some(name), lost: None },
+            StageError::Data { help, .. } => Self { message, help, parameter: None, lost: None },
+            StageError::Cancelled | StageError::Io(_) => Self { message, help: None, parameter: None, lost: None },
         }
     }
 }
@@ -150,6 +153,8 @@ pub struct Planner<'a> {
     files: &'a Files,
     locations: Mutex<HashMap<Digest, PathBuf>>,
     warnings: Mutex<Vec<String>>,
+    /// Artifacts whose manifest could not be read: no record that names one is a hit any more.
+    unreadable: Mutex<HashSet<Digest>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,12 +165,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Planner<'a> {
     /// Makes a planner.
     pub fn new(store: &'a Store, files: &'a Files) -> Self {
-        Self { store, files, locations: Mutex::default(), warnings: Mutex::default() }
+        Self {
+            store,
+            files,
+            locations: Mutex::default(),
+            warnings: Mutex::default(),
+            unreadable: Mutex::default(),
+        }
     }
 
     /// Returns where a data file with this content lies.
     pub fn location(&self, digest: Digest) -> Option<PathBuf> {
         lock(&self.locations).get(&digest).cloned()
+    }
+
+    /// Hears that an artifact has been made again.
+    pub fn made(&self, digest: Digest) {
+        lock(&self.unreadable).remove(&digest);
     }
 
     /// Takes the warnings that have come up since the last call, such as damaged records.
@@ -189,7 +205,9 @@ impl<'a> Planner<'a> {
             action.inputs.insert(connection.port.to_owned(), Input::Whole(artifact.digest));
             ports.ports.insert(connection.port, Arc::clone(&artifact.manifest));
         }
-        let sources = step.run.sources(&ports)?;
+        let sources = step.run.sources(&ports);
+        self.losses(&ports)?;
+        let sources = sources?;
         let (mut items, mut files) = self.hash(sources.items, sources.files)?;
         files.sort_by(|one, other| one.role.cmp(&other.role));
         items.sort_by(|one, other| one.id.cmp(&other.id));
@@ -208,7 +226,7 @@ impl<'a> Planner<'a> {
         let mut prepared =
             Prepared { action, key, inputs: ports, items, listing, files, need: Need::Whole, lost: None };
         match self.lookup(key) {
-            Lookup::Hit(record) => match record.output.map(|output| self.artifact(output)) {
+            Lookup::Hit(record) => match record.output.map(|output| self.artifact(output, spec.output)) {
                 Some(Ok(artifact)) => {
                     prepared.need = Need::Nothing(artifact);
                     return Ok(prepared);
@@ -219,12 +237,34 @@ impl<'a> Planner<'a> {
             Lookup::Lost(digest) => prepared.lost = Some(digest),
             Lookup::Miss(_) => {}
         }
+        // Only whoever runs looks at its inputs.
+        for manifest in prepared.inputs.ports.values() {
+            let _ = manifest.load();
+        }
+        self.losses(&prepared.inputs)?;
         if spec.work == Work::PerImage {
             self.cut(step, &mut prepared)?;
         } else {
             step.run.meta(&prepared.inputs)?;
         }
         Ok(prepared)
+    }
+
+    /// Returns the result of an action if it has come in since the step was prepared: the artifact of a whole stage, or a shard.
+    pub(crate) fn result(&self, step: &Step, key: Digest) -> Option<Result<Artifact, Option<Entry>>> {
+        let Lookup::Hit(record) = self.store.lookup(key) else { return None };
+        match record.output {
+            Some(output) => self.artifact(output, step.kind.spec().output).ok().map(Ok),
+            None => Some(Err(record.shard)),
+        }
+    }
+
+    /// Refuses inputs whose manifest turned out to be gone when somebody looked.
+    fn losses(&self, inputs: &Inputs) -> Result<(), Trouble> {
+        let mut losses = inputs.ports.values().filter_map(|manifest| Some((manifest.digest(), manifest.loss()?)));
+        let Some((digest, loss)) = losses.next() else { return Ok(()) };
+        lock(&self.unreadable).insert(digest);
+        Err(Trouble { message: loss.to_owned(), help: None, parameter: None, lost: Some(digest) })
     }
 
     fn lookup(&self, key: Digest) -> Lookup {
@@ -235,20 +275,26 @@ impl<'a> Planner<'a> {
         found
     }
 
-    /// Reads a manifest; an error names the blob that is gone. Metrics are so small that their parts are verified as well.
-    fn artifact(&self, digest: Digest) -> Result<Artifact, Digest> {
-        let read = |digest| {
-            self.store.get(digest).map_err(|error| {
-                if !matches!(error, BlobError::Missing(_)) {
-                    self.warn(error.to_string());
+    /// Returns an artifact, or the digest of a blob of it that is known to be gone. Metrics are so small, and read so soon, that
+    /// all of them is verified at once.
+    fn artifact(&self, digest: Digest, kind: Kind) -> Result<Artifact, Digest> {
+        if lock(&self.unreadable).contains(&digest) {
+            return Err(digest);
+        }
+        let store = self.store.clone();
+        let manifest = Lazy::new(digest, move || {
+            let bytes = store.get(digest).map_err(|error| error.to_string())?;
+            serde_json::from_slice(&bytes).map_err(|error| format!("blob {} is no manifest: {error}", digest.short()))
+        });
+        if kind == Kind::Metrics {
+            let warned = |digest| {
+                move |message: String| {
+                    self.warn(message);
+                    digest
                 }
-                digest
-            })
-        };
-        let manifest: Manifest = serde_json::from_slice(&read(digest)?).map_err(|_| digest)?;
-        if manifest.kind == Kind::Metrics {
-            for entry in manifest.entries.values() {
-                read(entry.digest)?;
+            };
+            for entry in manifest.load().map_err(warned(digest))?.entries.values() {
+                self.store.get(entry.digest).map_err(|error| warned(entry.digest)(error.to_string()))?;
             }
         }
         Ok(Artifact { digest, manifest: Arc::new(manifest) })
@@ -269,6 +315,7 @@ impl<'a> Planner<'a> {
             message: error.to_string(),
             help: None,
             parameter: None,
+            lost: None,
         })?;
         let mut locations = lock(&self.locations);
         let mut digests = digests.into_iter();
@@ -383,8 +430,8 @@ impl<'a> Port<'a> {
 
     /// Returns what of it meets a bucket. The same shards as [`Manifest::shards_meeting`] gives, without a walk over all.
     fn part(&self, bucket: u32, buckets: u32) -> Input {
-        let own = self.manifest.buckets.unwrap_or(1);
-        let common = own.min(buckets);
+        let own = self.manifest.buckets.unwrap_or(1).max(1);
+        let common = own.min(buckets).max(1);
         let shards = (bucket % common..own)
             .step_by(common as usize)
             .filter_map(|other| self.shards.get(&other))

@@ -86,7 +86,7 @@ impl Listener for Bars {
                     self.finish(&stage);
                 }
             }
-            Event::RunStarted { .. } | Event::Cached { .. } | Event::Warning { .. } => {}
+            Event::RunStarted { .. } | Event::Cached { .. } | Event::Waiting { .. } | Event::Warning { .. } => {}
         }
         // That a stage begins is seen from its bar.
         if !matches!(stamped.event, Event::Started { .. })

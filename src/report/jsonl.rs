@@ -33,10 +33,7 @@ impl<W: Write + Send> Listener for Jsonl<W> {
         // The record of a run is not worth stopping it: a full disk is met by the results themselves.
         let _ = serde_json::to_writer(&mut self.out, stamped);
         let _ = self.out.write_all(b"\n");
-        let often = matches!(
-            stamped.event,
-            Event::Progress { .. } | Event::Metric { .. } | Event::ActionDone { .. } | Event::Cached { .. }
-        );
+        let often = matches!(stamped.event, Event::Progress { .. } | Event::Metric { .. } | Event::Cached { .. });
         if !often {
             let _ = self.out.flush();
         }

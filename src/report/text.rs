@@ -63,6 +63,9 @@ pub fn table(titles: &[(&str, Align)], rows: &[Vec<String>]) -> String {
 pub fn line(event: &Event) -> Option<String> {
     Some(match event {
         Event::Started { stage, reason, .. } => format!("{stage}: runs ({reason})"),
+        Event::Waiting { stage, host, process } => {
+            format!("{stage}: waits for process {process} on {host}, which does the same work")
+        }
         Event::Done { stage, seconds, .. } => format!("{stage}: done in {}", duration(*seconds)),
         Event::Failed { stage, message, help, seconds } => {
             let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();

@@ -58,6 +58,16 @@ pub enum Event {
         /// Number of actions whose results are there already.
         cached: usize,
     },
+    /// Another process does the work of a stage, or a part of it; this one waits for its result.
+    #[serde(rename = "step.waiting")]
+    Waiting {
+        /// Name of the stage.
+        stage: String,
+        /// Where that process runs.
+        host: String,
+        /// Its number there.
+        process: u32,
+    },
     /// An action of a stage has ended well.
     #[serde(rename = "action.done")]
     ActionDone {

@@ -8,7 +8,7 @@ pub mod why;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 use crate::diag::Diagnostic;
@@ -35,6 +35,10 @@ pub struct Options {
     pub fail_fast: bool,
     /// Set from outside when the user asks to stop.
     pub cancelled: Arc<AtomicBool>,
+    /// Counted up from outside when the user asks for checkpoints.
+    pub asked: Arc<AtomicU64>,
+    /// The stages that start afresh, whatever checkpoints they have.
+    pub restart: Vec<String>,
 }
 
 /// What came of a step.
@@ -173,6 +177,9 @@ pub fn run(
         device: &options.device,
         jobs: options.jobs,
         cancelled: &options.cancelled,
+        asked: &options.asked,
+        restart: &options.restart,
+        emit: &emit,
         report: &report,
     };
     let chosen: Vec<bool> = survey.standings.iter().map(|standing| !matches!(standing, Standing::Outside)).collect();

@@ -1,11 +1,11 @@
 //! The main loop: which action runs next, and what its end means for the others. Runs nothing itself.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::event::Event;
 use super::state::{Board, StepState};
@@ -16,12 +16,20 @@ use crate::digest::Digest;
 use crate::plan::action::Input;
 use crate::plan::prepare::{Artifact, Need, Prepared, ShardState, Trouble, assemble};
 use crate::plan::{Plan, Step};
-use crate::store::actions::Provenance;
+use crate::store::actions::{Lookup, Provenance};
 use crate::store::manifest::Entry;
+use crate::store::owner::Owner;
 
 /// How often a step is put back because blobs of its inputs are gone, before it fails. Each round makes them again, so a
 /// second one means that something else removes or damages them.
 const ROUNDS: usize = 3;
+
+/// How long an action that another process has claimed is left alone before it is looked at again: at first, and at most.
+/// A look costs a few small reads of the claims' folder, which may lie on a network.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+
+/// How often the main loop looks whether the user has asked to stop while it only waits for other processes.
+const ATTENTIVE: Duration = Duration::from_millis(100);
 
 /// Stack of a thread that runs an action, in bytes: deep autodiff graphs are dropped recursively.
 const STACK: usize = 32 << 20;
@@ -29,13 +37,24 @@ const STACK: usize = 32 << 20;
 /// Something for a thread to do.
 enum Job {
     Prepare(usize),
-    Act { step: usize, prepared: Arc<Prepared>, shard: Option<usize> },
+    Act(Act),
+}
+
+/// One action to run.
+struct Act {
+    step: usize,
+    prepared: Arc<Prepared>,
+    shard: Option<usize>,
+    /// What is said when the first action of the step begins.
+    announcement: Arc<Mutex<Option<Event>>>,
+    /// How long it waits when it is claimed elsewhere.
+    pause: Duration,
 }
 
 impl Job {
     fn step(&self) -> usize {
         match self {
-            Self::Prepare(step) | Self::Act { step, .. } => *step,
+            Self::Prepare(step) | Self::Act(Act { step, .. }) => *step,
         }
     }
 }
@@ -43,7 +62,7 @@ impl Job {
 /// What a thread has done.
 enum Message {
     Prepared(usize, Result<Arc<Prepared>, Trouble>),
-    Acted { step: usize, shard: Option<usize>, seconds: f64, result: Result<(Made, Said), Broken> },
+    Acted { act: Act, seconds: f64, result: Result<(Made, Said), Broken> },
 }
 
 /// What is known of a step while the run is under way.
@@ -52,8 +71,6 @@ struct StepWork {
     prepared: Option<Arc<Prepared>>,
     output: Option<Artifact>,
     reason: String,
-    /// What is said when its first action begins.
-    announcement: Option<Event>,
     failure: Option<(String, Option<String>)>,
     started: Option<Instant>,
     seconds: f64,
@@ -69,6 +86,8 @@ struct StepWork {
     waits: Vec<usize>,
     ran: bool,
     cancelled: bool,
+    /// Whether it has been said that other processes do its work.
+    waiting: bool,
 }
 
 pub(super) struct MainLoop<'a> {
@@ -79,6 +98,8 @@ pub(super) struct MainLoop<'a> {
     board: Board,
     work: Vec<StepWork>,
     queue: VecDeque<Job>,
+    /// Actions that other processes do, with the time to look at them again.
+    elsewhere: Vec<(Instant, Act)>,
     in_flight: usize,
     stopped_by_failure: bool,
     /// Steps that wait for another one whose action is the same, with that one.
@@ -102,6 +123,7 @@ impl<'a> MainLoop<'a> {
             board: Board::new(plan, chosen),
             work: plan.steps.iter().map(|_| StepWork::default()).collect(),
             queue: VecDeque::new(),
+            elsewhere: Vec::new(),
             in_flight: 0,
             stopped_by_failure: false,
             twins: Vec::new(),
@@ -123,25 +145,41 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         loop {
             if self.options.cancelled.load(Ordering::Relaxed) {
                 self.queue.clear();
+                self.elsewhere.clear();
             }
+            let now = Instant::now();
+            let due = self.elsewhere.extract_if(.., |(due, _)| *due <= now).map(|(_, act)| Job::Act(act));
+            self.queue.extend(due);
             while self.in_flight < self.options.jobs.max(1)
                 && let Some(job) = self.queue.pop_front()
             {
                 self.start(scope, job, sender.clone());
             }
             self.warn();
-            if self.in_flight == 0 {
+            if self.in_flight == 0 && self.elsewhere.is_empty() {
                 break;
             }
-            let Ok(message) = receiver.recv() else { break };
+            let message = match self.elsewhere.iter().map(|(due, _)| *due).min() {
+                None => receiver.recv().map_err(RecvTimeoutError::from),
+                Some(due) => receiver.recv_timeout(due.saturating_duration_since(Instant::now()).min(ATTENTIVE)),
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             self.in_flight -= 1;
             match message {
                 Message::Prepared(step, Ok(prepared)) => self.prepared(step, prepared),
+                Message::Prepared(step, Err(Trouble { lost: Some(lost), message, .. })) => {
+                    self.work[step].lost.push((lost, message));
+                    self.make_again(step);
+                }
                 Message::Prepared(step, Err(trouble)) => {
                     self.work[step].failure = Some((trouble.message, trouble.help));
                     self.fail(step);
                 }
-                Message::Acted { step, shard, seconds, result } => self.acted(step, shard, seconds, result),
+                Message::Acted { act, seconds, result } => self.acted(act, seconds, result),
             }
             self.want();
         }
@@ -153,27 +191,24 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let step: &'env Step = &self.plan.steps[index];
         let shop = self.shop;
         let inputs = self.inputs(index);
-        if matches!(job, Job::Act { .. }) {
+        if matches!(job, Job::Act(_)) {
             self.board.set(index, StepState::Running);
             let work = &mut self.work[index];
             work.running += 1;
             work.started.get_or_insert_with(Instant::now);
-            if let Some(event) = work.announcement.take() {
-                (self.emit)(event);
-            }
         }
         self.in_flight += 1;
         let body = move || {
             let message = match job {
                 Job::Prepare(_) => Message::Prepared(index, prepare(shop.planner, step, &inputs).map(Arc::new)),
-                Job::Act { prepared, shard, .. } => {
+                Job::Act(act) => {
                     let clock = Instant::now();
-                    let part = match (&prepared.need, shard) {
+                    let part = match (&act.prepared.need, act.shard) {
                         (Need::Shards { shards, .. }, Some(shard)) => Some(&shards[shard]),
                         _ => None,
                     };
-                    let result = shop.act(step, &prepared, part);
-                    Message::Acted { step: index, shard, seconds: clock.elapsed().as_secs_f64(), result }
+                    let result = shop.act(step, &act.prepared, part, &act.announcement);
+                    Message::Acted { act, seconds: clock.elapsed().as_secs_f64(), result }
                 }
             };
             // The main loop waits for as many messages as it has started threads.
@@ -258,13 +293,15 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.board.set(step, StepState::Ready);
         let cached = total - missing.len();
         let announcement = Event::Started { stage, key: prepared.key, reason, actions: missing.len(), cached };
-        self.work[step].announcement = Some(announcement);
+        let announcement = Arc::new(Mutex::new(Some(announcement)));
         for shard in missing {
-            self.queue.push_back(Job::Act { step, prepared: Arc::clone(&prepared), shard });
+            let (prepared, announcement) = (Arc::clone(&prepared), Arc::clone(&announcement));
+            self.queue.push_back(Job::Act(Act { step, prepared, shard, announcement, pause: LOOK_AGAIN[0] }));
         }
     }
 
-    fn acted(&mut self, step: usize, shard: Option<usize>, seconds: f64, result: Result<(Made, Said), Broken>) {
+    fn acted(&mut self, act: Act, seconds: f64, result: Result<(Made, Said), Broken>) {
+        let (step, shard) = (act.step, act.shard);
         let stage = self.plan.steps[step].name.clone();
         let Some(prepared) = self.work[step].prepared.clone() else { return };
         let bucket = match (&prepared.need, shard) {
@@ -275,12 +312,15 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         work.running -= 1;
         match result {
             Ok((made, said)) => {
-                work.ran = true;
                 work.left -= 1;
-                work.said.metrics.extend(said.metrics);
-                work.said.warnings.extend(said.warnings);
-                (self.emit)(Event::ActionDone { stage, bucket, seconds });
+                if !said.found {
+                    work.ran = true;
+                    work.said.metrics.extend(said.metrics);
+                    work.said.warnings.extend(said.warnings);
+                    (self.emit)(Event::ActionDone { stage, bucket, seconds });
+                }
                 match (made, bucket) {
+                    (Made::Whole(artifact), _) if said.found => return self.end(step, artifact, StepState::Cached),
                     (Made::Whole(artifact), _) => return self.end(step, artifact, StepState::Done),
                     (Made::Shard(entry), Some(bucket)) => {
                         work.shards.insert(bucket, entry);
@@ -293,11 +333,22 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             }
             Err(Broken::Cancelled) => work.cancelled = true,
             Err(Broken::Lost(lost)) => work.lost.extend(lost),
+            Err(Broken::Claimed(owner)) => {
+                if !std::mem::replace(&mut work.waiting, true) && owner != *Owner::this() {
+                    let (host, process) = (owner.host().to_owned(), owner.process());
+                    (self.emit)(Event::Waiting { stage, host, process });
+                }
+                let broken = work.failure.is_some() || !work.lost.is_empty() || work.cancelled;
+                if !broken {
+                    let pause = act.pause.mul_f64(1.5).min(LOOK_AGAIN[1]);
+                    self.elsewhere.push((Instant::now() + act.pause, Act { pause, ..act }));
+                }
+            }
         }
         let work = &self.work[step];
         let broken = work.failure.is_some() || !work.lost.is_empty() || work.cancelled;
         if broken {
-            self.queue.retain(|job| job.step() != step);
+            self.forget(step);
         }
         if self.work[step].running > 0 {
             return;
@@ -328,6 +379,10 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
     }
 
     fn keep(&mut self, step: usize, prepared: &Prepared, artifact: Artifact, provenance: Provenance, state: StepState) {
+        // Another process that worked on the same shards may have been faster.
+        if matches!(self.shop.store.lookup(prepared.key), Lookup::Hit(_)) {
+            return self.end(step, artifact, state);
+        }
         let kept = self
             .shop
             .keep_action(&prepared.action, &prepared.items, prepared, false)
@@ -345,6 +400,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
     fn end(&mut self, step: usize, artifact: Artifact, state: StepState) {
         let stage = self.plan.steps[step].name.clone();
         let output = artifact.digest;
+        self.shop.planner.made(output);
         let work = &mut self.work[step];
         work.output = Some(artifact);
         // A step whose lost parts were made again has run, even if its own record was found in the end.
@@ -353,6 +409,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         work.seconds = work.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
         let seconds = work.seconds;
         self.board.set(step, state);
+        self.shop.store.used(key);
         if let Err(error) = self.shop.store.set_last(&self.plan.pipeline, &stage, key) {
             (self.emit)(Event::Warning { stage: Some(stage.clone()), message: error.to_string() });
         }
@@ -369,7 +426,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         work.reason.clone_from(&message);
         let stage = self.plan.steps[step].name.clone();
         self.board.set(step, StepState::Failed);
-        self.queue.retain(|job| job.step() != step);
+        self.forget(step);
         (self.emit)(Event::Failed { stage, message, help, seconds: self.work[step].seconds });
         self.skip_behind(step);
         if self.options.fail_fast {
@@ -382,9 +439,15 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
     fn skip_behind(&mut self, step: usize) {
         for (skipped, above) in self.board.skip_behind(step) {
             let reason = format!("waits for {}", self.plan.steps[above].name);
-            self.queue.retain(|job| job.step() != skipped);
+            self.forget(skipped);
             self.skip(skipped, reason);
         }
+    }
+
+    /// Takes everything that a step still had to do out of the queues.
+    fn forget(&mut self, step: usize) {
+        self.queue.retain(|job| job.step() != step);
+        self.elsewhere.retain(|(_, act)| act.step != step);
     }
 
     fn skip(&mut self, step: usize, reason: String) {

@@ -40,11 +40,20 @@ impl Survey {
                 standings.push(Standing::Outside);
                 continue;
             }
-            let inputs: Result<Vec<Artifact>, usize> =
-                step.inputs.iter().map(|input| outputs[input.step].clone().ok_or(input.step)).collect();
-            standings.push(match inputs {
+            let inputs = inputs(step, &outputs);
+            let standing = match inputs {
                 Err(missing) => Standing::Waits(missing),
                 Ok(inputs) => match prepare(planner, step, &inputs) {
+                    Err(Trouble { lost: Some(lost), .. }) => {
+                        let makers: Vec<usize> = (0..index)
+                            .filter(|maker| outputs[*maker].as_ref().is_some_and(|output| output.digest == lost))
+                            .collect();
+                        for &maker in &makers {
+                            standings[maker] = again(plan, planner, maker, &outputs, &mut wrong);
+                            outputs[maker] = None;
+                        }
+                        Standing::Waits(makers.first().copied().unwrap_or(index))
+                    }
                     Err(trouble) => {
                         wrong.push(trouble.diagnostic(step));
                         Standing::Waits(index)
@@ -56,7 +65,8 @@ impl Survey {
                         Standing::Known(Arc::new(prepared))
                     }
                 },
-            });
+            };
+            standings.push(standing);
         }
         if wrong.is_empty() { Ok(Self { standings, seconds: clock.elapsed().as_secs_f64() }) } else { Err(wrong) }
     }
@@ -87,10 +97,38 @@ impl Survey {
     }
 }
 
+/// Returns the artifacts on a step's ports, or the first step that has none yet.
+fn inputs(step: &Step, outputs: &[Option<Artifact>]) -> Result<Vec<Artifact>, usize> {
+    step.inputs.iter().map(|input| outputs[input.step].clone().ok_or(input.step)).collect()
+}
+
+/// Looks again at a step whose result turned out to be gone.
+fn again(
+    plan: &Plan,
+    planner: &Planner<'_>,
+    step: usize,
+    outputs: &[Option<Artifact>],
+    wrong: &mut Vec<Diagnostic>,
+) -> Standing {
+    let placed = &plan.steps[step];
+    match inputs(placed, outputs) {
+        Err(missing) => Standing::Waits(missing),
+        Ok(inputs) => match prepare(planner, placed, &inputs) {
+            Ok(prepared) => Standing::Known(Arc::new(prepared)),
+            // Its own inputs are gone as well: the run makes them again, one after the other.
+            Err(Trouble { lost: Some(_), .. }) => Standing::Waits(step),
+            Err(trouble) => {
+                wrong.push(trouble.diagnostic(placed));
+                Standing::Waits(step)
+            }
+        },
+    }
+}
+
 /// Prepares a step; a panic of the stage is a trouble like any other.
 pub(super) fn prepare(planner: &Planner<'_>, step: &Step, inputs: &[Artifact]) -> Result<Prepared, Trouble> {
     guard(|| planner.prepare(step, inputs)).unwrap_or_else(|panic| {
         let help = Some("this is a bug of the stage".to_owned());
-        Err(Trouble { message: panic, help, parameter: None })
+        Err(Trouble { message: panic, help, parameter: None, lost: None })
     })
 }

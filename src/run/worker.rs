@@ -3,18 +3,21 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Instant;
 
+use super::event::Event;
 use crate::digest::Digest;
 use crate::plan::Step;
 use crate::plan::action::Action;
 use crate::plan::prepare::{self, Artifact, Planner, Prepared, Shard};
-use crate::stage::{Access, Ctx, HashedItem, Output, Report, StageError, Work};
+use crate::stage::{Access, Checkpoints, Ctx, HashedItem, Output, Report, StageError, Work};
 use crate::store::actions::{Provenance, Record};
 use crate::store::blobs::BlobError;
+use crate::store::claims::Claim;
 use crate::store::manifest::Entry;
+use crate::store::owner::Owner;
 use crate::store::{Store, host};
 
 /// Results of actions that took less than this are not waited for on the disk: a damaged one is only a miss.
@@ -34,6 +37,12 @@ pub(crate) struct Shop<'a> {
     pub(crate) jobs: usize,
     /// Set when running actions should stop.
     pub(crate) cancelled: &'a AtomicBool,
+    /// How often the user has asked for checkpoints.
+    pub(crate) asked: &'a AtomicU64,
+    /// The stages that start afresh, whatever they have kept.
+    pub(crate) restart: &'a [String],
+    /// Takes events.
+    pub(crate) emit: &'a (dyn Fn(Event) + Sync),
     /// Takes reports, with the bucket of the action.
     pub(crate) report: &'a (dyn Fn(&Step, Option<u32>, Report) + Sync),
 }
@@ -54,6 +63,8 @@ pub(crate) struct Said {
     pub(crate) metrics: BTreeMap<String, f64>,
     /// Warnings.
     pub(crate) warnings: Vec<String>,
+    /// Whether it did not run after all, as another process had just done it.
+    pub(crate) found: bool,
 }
 
 /// Why an action came to nothing.
@@ -70,11 +81,31 @@ pub(crate) enum Broken {
     Cancelled,
     /// Blobs that it reads are gone; the reasons name them.
     Lost(Vec<(Digest, String)>),
+    /// This process does it now.
+    Claimed(Owner),
 }
 
 impl Shop<'_> {
-    /// Runs one action and records its result.
-    pub(crate) fn act(&self, step: &Step, prepared: &Prepared, shard: Option<&Shard>) -> Result<(Made, Said), Broken> {
+    /// Runs one action and records its result, unless another process does or did so; `announcement` is said before it runs.
+    pub(crate) fn act(
+        &self,
+        step: &Step,
+        prepared: &Prepared,
+        shard: Option<&Shard>,
+        announcement: &Mutex<Option<Event>>,
+    ) -> Result<(Made, Said), Broken> {
+        let key = shard.map_or(prepared.key, |shard| shard.key);
+        // Held to the end of this function. Where claims cannot be written the work is done without one.
+        let claim = self.store.claim(key);
+        if let Ok(Claim::Theirs(owner)) = claim {
+            return Err(Broken::Claimed(owner));
+        }
+        if let Some(made) = self.planner.result(step, key) {
+            return Ok((made.map_or_else(Made::Shard, Made::Whole), Said { found: true, ..Said::default() }));
+        }
+        if let Some(event) = announcement.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            (self.emit)(event);
+        }
         let lost = Mutex::new(Vec::new());
         let said = Mutex::new(Said::default());
         let result = guard(|| self.try_act(step, prepared, shard, &lost, &said));
@@ -120,6 +151,12 @@ impl Shop<'_> {
             drop(said);
             (self.report)(step, bucket, report);
         };
+        if self.restart.contains(&step.name) {
+            self.store.remove_checkpoints(key);
+        }
+        let seen = AtomicU64::new(self.asked.load(Ordering::Relaxed));
+        let checkpoints =
+            Kept { store: self.store, key, asked: self.asked, seen, any: AtomicBool::new(false), report: &report };
         let output = step.run.run(&Ctx {
             inputs: &prepared.inputs,
             shard: action.shard,
@@ -129,6 +166,7 @@ impl Shop<'_> {
             device: self.device,
             scratch: scratch.path(),
             access: &reader,
+            checkpoints: &checkpoints,
             report: &report,
             cancelled: self.cancelled,
         })?;
@@ -142,7 +180,7 @@ impl Shop<'_> {
         drop(said);
         let sync = seconds >= WORTH_SYNCING;
         self.keep_action(action, items, prepared, sync)?;
-        Ok(match step.kind.spec().work {
+        let made = match step.kind.spec().work {
             Work::PerImage => {
                 let entry = self.keep_shard(step, output, sync)?;
                 self.store.record(key, &Record::shard(entry.clone(), provenance), sync)?;
@@ -159,7 +197,11 @@ impl Shop<'_> {
                 self.keep_artifact(key, &artifact, provenance, sync)?;
                 Made::Whole(artifact)
             }
-        })
+        };
+        if checkpoints.any.load(Ordering::Relaxed) {
+            self.store.remove_checkpoints(key);
+        }
+        Ok(made)
     }
 
     /// Returns the provenance of a result that is made now, without its times.
@@ -205,7 +247,7 @@ impl Shop<'_> {
         provenance: Provenance,
         sync: bool,
     ) -> std::io::Result<()> {
-        let manifest = serde_json::to_value(&*artifact.manifest).expect("a manifest is JSON").to_string();
+        let manifest = serde_json::to_value(&**artifact.manifest).expect("a manifest is JSON").to_string();
         let digest = self.store.put(manifest.as_bytes(), sync)?;
         let mut blobs = vec![(digest, manifest.len() as u64)];
         blobs.extend(artifact.manifest.entries.values().flat_map(Entry::blobs));
@@ -264,6 +306,37 @@ impl Access for Reader<'_> {
             format!("`{}` changed while the run was under way", path.display()),
             "run again when nothing writes to it any more",
         ))
+    }
+}
+
+/// The checkpoints of one action.
+struct Kept<'a> {
+    store: &'a Store,
+    key: Digest,
+    asked: &'a AtomicU64,
+    /// How often the user had asked when this was last looked at.
+    seen: AtomicU64,
+    /// Whether there may be any.
+    any: AtomicBool,
+    report: &'a (dyn Fn(Report) + Sync),
+}
+
+impl Checkpoints for Kept<'_> {
+    fn newest(&self) -> Option<(u64, Vec<u8>)> {
+        self.any.store(true, Ordering::Relaxed);
+        self.store.newest_checkpoint(self.key)
+    }
+
+    fn keep(&self, number: u64, bytes: Vec<u8>) {
+        self.any.store(true, Ordering::Relaxed);
+        if let Err(error) = self.store.keep_checkpoint(self.key, number, bytes) {
+            (self.report)(Report::Warning(format!("the checkpoint is not kept: {error}")));
+        }
+    }
+
+    fn wanted(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        self.seen.swap(asked, Ordering::Relaxed) != asked
     }
 }
 

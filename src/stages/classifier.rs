@@ -17,11 +17,11 @@ use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::resnet::{self, ResNetCam};
-use crate::nn::train::{self, Hooks};
+use crate::nn::train;
 use crate::nn::vit::{self, VitCam};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
-use crate::stages::training::{self, OptimizerKind, Recipe};
+use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 
 /// What the weights of a ResNet classifier are called.
 pub(super) const RESNET: &str = "resnet_cam";
@@ -133,6 +133,9 @@ pub(super) struct Params {
     /// Bound of the gradient's norm over all parameters, 0 for none; default: the preset's
     #[serde(default)]
     clip: Option<f64>,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 /// The network's shape.
@@ -568,16 +571,14 @@ fn fit<M: Module>(
         // As DeiT: no decay of biases, norms, places and the class token under AdamW; SGD decays all (SPEC 2.2).
         decay: if adamw && (name.contains("norm") || !name.ends_with("weight")) { 0.0 } else { decay },
     });
-    let hooks =
-        Hooks { report: &|progress| training::report(ctx, progress), cancelled: &|| ctx.check_cancelled().is_err() };
     let training_device = device.clone().autodiff();
-    let trained = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, items, pass, _| {
+    let loss = |network: &M, items: Vec<(Maps, Vec<f32>)>, pass: &Pass, _| {
         let (images, targets): (Vec<Maps>, Vec<Vec<f32>>) = items.into_iter().unzip();
         let shape = [targets.len(), classes];
         let targets = TensorData::new(targets.concat(), shape);
         let logits = logits(network, training::stack(images, &training_device), pass);
         multilabel_soft_margin(logits, Tensor::from_data(targets, &training_device))
-    })
-    .map_err(training::failed)?;
+    };
+    let trained = training::fit(ctx, ("", params.checkpoint.0), network, &recipe, &mut optimizer, load, loss)?;
     Ok(params::export(&trained))
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -84,6 +85,9 @@ pub struct Items;
 pub struct ItemsParams {
     /// Folder whose files are the items; a file's stem is its id.
     pub folder: PathBuf,
+    /// Takes a file's digest for its text, as sets of images do, instead of what it holds.
+    #[serde(default)]
+    pub digests: bool,
 }
 
 impl Stage for Items {
@@ -116,12 +120,16 @@ impl Stage for Items {
         Ok(Sources { items, ..Sources::default() })
     }
 
-    fn run(_params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let mut items = BTreeMap::new();
         for item in ctx.items {
             ctx.check_cancelled()?;
             let Some(file) = item.file("text") else { continue };
-            items.insert(item.id.clone(), String::from_utf8_lossy(&ctx.access.content(file.digest)?).into_owned());
+            let text = match params.digests {
+                true => file.digest.to_string(),
+                false => String::from_utf8_lossy(&ctx.access.content(file.digest)?).into_owned(),
+            };
+            items.insert(item.id.clone(), text);
         }
         Ok(encode(&items))
     }
@@ -343,6 +351,64 @@ impl Stage for Sleep {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(Output::whole(Value::Null, TEXT, text.into_bytes()))
+    }
+}
+
+/// `debug.steps`: a long work in steps, with checkpoints.
+pub struct Steps;
+
+/// Parameters of `debug.steps`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepsParams {
+    /// Number of steps.
+    pub steps: u64,
+    /// Milliseconds that a step takes; not part of the key.
+    #[serde(default)]
+    pub wait: NotInKey<u64>,
+    /// A checkpoint is kept after so many steps; not part of the key.
+    #[serde(default = "every_step")]
+    pub every: NotInKey<u64>,
+}
+
+fn every_step() -> NotInKey<u64> {
+    NotInKey(1)
+}
+
+impl Stage for Steps {
+    type Params = StepsParams;
+    const SPEC: Spec = Spec {
+        name: "debug.steps",
+        about: "A long work in steps that keeps checkpoints as trainings do, to try out the engine",
+        revision: 1,
+        inputs: ANY_PORTS,
+        output: Kind::Files,
+        work: Work::Whole,
+        seeded: true,
+    };
+
+    fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
+        let (mut done, mut state) = (0, Digest::of(format!("{}{}", ctx.seed, everything(ctx)?).as_bytes()));
+        if let Some((number, bytes)) = ctx.checkpoints.newest() {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            state = text.parse().map_err(|error| StageError::data(format!("the checkpoint is none: {error}")))?;
+            done = number;
+        }
+        ctx.metric("first_step", done as usize, done as f64);
+        while done < params.steps {
+            if ctx.cancelled.load(Ordering::Relaxed) {
+                ctx.checkpoints.keep(done, state.hex().into_bytes());
+                return Err(StageError::Cancelled);
+            }
+            std::thread::sleep(Duration::from_millis(params.wait.0));
+            state = Digest::of(format!("{}{done}", state.hex()).as_bytes());
+            done += 1;
+            let due = done % params.every.0.max(1) == 0;
+            if ctx.checkpoints.wanted() || due {
+                ctx.checkpoints.keep(done, state.hex().into_bytes());
+            }
+        }
+        Ok(Output::whole(Value::Null, TEXT, state.hex().into_bytes()))
     }
 }
 

@@ -21,12 +21,13 @@ use crate::image::{LabelMap, Maps};
 use crate::kind::Kind;
 use crate::nn::irn::{ARCH, Heads, Irn, IrnConfig};
 use crate::nn::optim::{Group, Optimizer, Schedule};
+use crate::nn::pass::Pass;
 use crate::nn::resnet;
-use crate::nn::train::{self, Hooks};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+use crate::nn::train;
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
-use crate::stages::training::{self, OptimizerKind, Recipe};
+use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 
 /// The stride of labels and edges against the image (SPEC 8.1).
 const STRIDE: usize = 4;
@@ -109,6 +110,9 @@ pub(super) struct TrainParams {
     /// Whether the mean displacement is measured over all images in the end; masks of classes do not need it
     #[serde(default = "default_mean_shift")]
     mean_shift: bool,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 fn default_radius() -> usize {
@@ -267,18 +271,14 @@ impl Stage for Train {
             rate: if name.starts_with("fc_dp") { displacement_rate } else { 1.0 },
             decay,
         });
-        let hooks = Hooks {
-            report: &|progress| training::report(ctx, progress),
-            cancelled: &|| ctx.check_cancelled().is_err(),
-        };
         let paths = paths(params.radius);
-        let heads =
-            train::fit(network.heads.clone(), &recipe, &mut optimizer, &hooks, load, |heads: &Heads, samples, _, _| {
-                let (images, labels): (Vec<Maps>, Vec<LabelMap>) = samples.into_iter().unzip();
-                let features = network.features(training::stack(images, &device));
-                heads.loss(&features, &labels, class_count, &paths).0
-            })
-            .map_err(training::failed)?;
+        let keep = ("", params.checkpoint.0);
+        let loss = |heads: &Heads, samples: Vec<(Maps, LabelMap)>, _: &Pass, _| {
+            let (images, labels): (Vec<Maps>, Vec<LabelMap>) = samples.into_iter().unzip();
+            let features = network.features(training::stack(images, &device));
+            heads.loss(&features, &labels, class_count, &paths).0
+        };
+        let heads = training::fit(ctx, keep, network.heads.clone(), &recipe, &mut optimizer, load, loss)?;
         network = network.with_heads(heads);
         if params.mean_shift {
             network.mean_shift = mean_displacement(&network, &images, params, ctx, &device)?;

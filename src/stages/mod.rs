@@ -68,6 +68,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<debug::Fail>::NEW,
         &Listed::<debug::Panic>::NEW,
         &Listed::<debug::Sleep>::NEW,
+        &Listed::<debug::Steps>::NEW,
         &Listed::<debug::Metrics>::NEW,
         &Listed::<debug_maps::DebugMaps>::NEW,
     ]

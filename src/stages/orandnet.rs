@@ -15,11 +15,12 @@ use crate::nn::init::{self, Init};
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::orandnet::{ARCH, Activation, OrandLoss, OrandNet, OrandNetConfig, from_vgg16};
 use crate::nn::params;
-use crate::nn::train::{self, Hooks};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+use crate::nn::pass::Pass;
+use crate::nn::train;
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
-use crate::stages::training::{self, OptimizerKind, Recipe};
+use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 
 /// Sizes that go together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +81,9 @@ pub(super) struct TrainParams {
     /// How the learning rate moves over the steps
     #[serde(default)]
     schedule: Schedule,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 fn default_steps() -> usize {
@@ -197,16 +201,13 @@ impl Stage for Train {
         let decay = params.weight_decay;
         let rule = params.optimizer.rule(params.momentum());
         let mut optimizer = Optimizer::new(rule, None, move |_| Group { rate: 1.0, decay });
-        let hooks = Hooks {
-            report: &|progress| training::report(ctx, progress),
-            cancelled: &|| ctx.check_cancelled().is_err(),
-        };
         let load = |sample: train::Sample| {
             let id = &ids[sample.index % ids.len()];
             pair(&config, input.maps(id)?, target.maps(id)?)
         };
         let (loss, batch) = (params.loss(), params.batch as f64);
-        let trained = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, pairs, pass, _| {
+        let keep = ("", params.checkpoint.0);
+        let loss = |network: &OrandNet, pairs: Vec<Option<Pair>>, pass: &Pass, _| {
             let device = device.clone().autodiff();
             let losses = pairs.into_iter().map(|pair| match pair {
                 Some(Pair { shape, input, target }) => {
@@ -216,9 +217,9 @@ impl Stage for Train {
                 None => network.nothing(),
             });
             losses.reduce(|sum, loss| sum + loss).expect("a batch has at least one image")
-        })
-        .map_err(training::failed)?;
-        training::output(ARCH, &Saved { sizes: config, loss }, classes, &params::export(&trained))
+        };
+        let trained = training::fit(ctx, keep, network, &recipe, &mut optimizer, load, loss)?;
+        training::output(ARCH, &Saved { sizes: config, loss: params.loss() }, classes, &params::export(&trained))
     }
 }
 

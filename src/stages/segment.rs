@@ -18,12 +18,13 @@ use crate::kind::Kind;
 use crate::nn::layers::NormKind;
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::params;
+use crate::nn::pass::Pass;
 use crate::nn::resnet38::{ARCH, Merge, Resnet38, Resnet38Config, SegmentationLoss};
-use crate::nn::train::{self, Hooks};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+use crate::nn::train;
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
-use crate::stages::training::{self, OptimizerKind, Recipe};
+use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 
 /// Sizes that go together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,6 +135,9 @@ pub(super) struct TrainParams {
     /// How `scale_schedule` is read
     #[serde(default)]
     reading: Reading,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 fn default_crop() -> usize {
@@ -349,16 +353,13 @@ impl Stage for Train {
             rate: if Resnet38::is_head(name) { head_rate } else { 1.0 },
             decay,
         });
-        let hooks = Hooks {
-            report: &|progress| training::report(ctx, progress),
-            cancelled: &|| ctx.check_cancelled().is_err(),
-        };
         let loss = params.loss();
-        let trained = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, samples, pass, _| {
+        let keep = ("", params.checkpoint.0);
+        let loss = |network: &Resnet38, samples: Vec<Sample>, pass: &Pass, _| {
             let (pixels, masks) = batch(samples, &device.clone().autodiff());
             loss.of(network.forward(pixels, pass), &masks)
-        })
-        .map_err(training::failed)?;
+        };
+        let trained = training::fit(ctx, keep, network, &recipe, &mut optimizer, load, loss)?;
         training::output(ARCH, &config, classes, &params::export(&trained))
     }
 }

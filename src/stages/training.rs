@@ -1,6 +1,10 @@
 //! What every stage that trains a network shares: recipes, optimisers, hooks into the run, and the artifact that comes out.
 //! Knows no network.
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -10,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::weights::{self, NamedTensors, WeightsMeta};
 use crate::image::Maps;
 use crate::nn::device;
-use crate::nn::optim::Rule;
+use crate::nn::optim::{Optimizer, Rule};
 use crate::nn::params::Mismatch;
-use crate::nn::train::{Progress, TrainError};
+use crate::nn::pass::Pass;
+use crate::nn::train::{self, Hooks, Keeper, Position, Progress, Sample, Snapshot, TrainError};
 use crate::stage::{Ctx, Inputs, Output, StageError};
 use crate::stages::io;
 
@@ -66,6 +71,153 @@ pub fn default_flip() -> f64 {
 /// Finds the device of the run.
 pub fn device(ctx: &Ctx<'_>) -> Result<Device, StageError> {
     device::named(ctx.device).map_err(|error| StageError::data(error.to_string()))
+}
+
+/// How often a training keeps a checkpoint besides those at an interruption.
+///
+/// Written `"10 min"`, `"500 steps"` or `"never"`. A checkpoint is as large as the network and what its optimiser keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Every {
+    /// After so many minutes.
+    Minutes(f64),
+    /// After so many steps.
+    Steps(usize),
+    /// Only when the run is interrupted or SIGUSR1 asks for one.
+    Never,
+}
+
+impl Default for Every {
+    fn default() -> Self {
+        Self::Minutes(10.0)
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let parsed = match words[..] {
+            ["never"] => Some(Self::Never),
+            [number, "min" | "minute" | "minutes"] => number.parse().ok().map(Self::Minutes),
+            [number, "step" | "steps"] => number.parse().ok().map(Self::Steps),
+            _ => None,
+        };
+        match parsed {
+            Some(Self::Minutes(minutes)) if !(minutes > 0.0 && minutes.is_finite()) => None,
+            Some(Self::Steps(0)) => None,
+            other => other,
+        }
+        .ok_or_else(|| format!("`{text}` is no interval; write `\"10 min\"`, `\"500 steps\"` or `\"never\"`"))
+    }
+}
+
+impl From<Every> for String {
+    fn from(every: Every) -> Self {
+        match every {
+            Every::Minutes(minutes) => format!("{minutes} min"),
+            Every::Steps(steps) => format!("{steps} steps"),
+            Every::Never => "never".to_owned(),
+        }
+    }
+}
+
+impl JsonSchema for Every {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Every".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+}
+
+/// Trains a network, as [`train::fit`] does, connected to the run: reports, stops when asked, keeps checkpoints and goes on from
+/// the last one. All trainings of all stages come through here, so that none forgets.
+///
+/// `keep` has a word that tells the trainings of one stage apart, as a checkpoint of another one is not gone on from, and how
+/// often a checkpoint is kept.
+pub fn fit<M: Module, T: Send>(
+    ctx: &Ctx<'_>,
+    (phase, every): (&str, Every),
+    network: M,
+    recipe: &train::Recipe,
+    optimizer: &mut Optimizer,
+    load: impl Fn(Sample) -> Result<T, StageError> + Sync,
+    loss: impl FnMut(&M, Vec<T>, &Pass, Position) -> Tensor<1>,
+) -> Result<M, StageError> {
+    let keeper = Checkpoints { ctx, phase, every, last: Cell::new((0, Instant::now())) };
+    let hooks = Hooks {
+        report: &|progress| report(ctx, progress),
+        cancelled: &|| ctx.check_cancelled().is_err(),
+        keeper: Some(&keeper),
+    };
+    train::fit(network, recipe, optimizer, &hooks, load, loss).map_err(failed)
+}
+
+/// The checkpoints of one training: a safetensors file with the phase, the network and the optimiser.
+struct Checkpoints<'a> {
+    ctx: &'a Ctx<'a>,
+    phase: &'a str,
+    every: Every,
+    /// Steps and time at the last one.
+    last: Cell<(usize, Instant)>,
+}
+
+/// What the names of tensors in a checkpoint begin with.
+const NETWORK: &str = "network/";
+const OPTIMIZER: &str = "optimizer/";
+/// The tensor whose name ends with the phase.
+const PHASE: &str = "phase/";
+
+impl Keeper for Checkpoints<'_> {
+    fn last(&self) -> Option<Snapshot> {
+        let (done, bytes) = self.ctx.checkpoints.newest()?;
+        let done = usize::try_from(done).ok()?;
+        let tensors = weights::decode(&bytes).map_err(|error| self.unfit(error)).ok()?;
+        if !tensors.contains_key(&format!("{PHASE}{}", self.phase)) {
+            return None;
+        }
+        let (mut network, mut optimizer) = (NamedTensors::new(), NamedTensors::new());
+        for (name, values) in tensors {
+            if let Some(name) = name.strip_prefix(NETWORK) {
+                network.insert(name.to_owned(), values);
+            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                optimizer.insert(name.to_owned(), values);
+            }
+        }
+        self.last.set((done, Instant::now()));
+        Some(Snapshot { done, network, optimizer })
+    }
+
+    fn due(&self, done: usize) -> bool {
+        let (steps, time) = self.last.get();
+        let due = match self.every {
+            Every::Minutes(minutes) => time.elapsed() >= Duration::from_secs_f64(minutes * 60.0),
+            Every::Steps(every) => done >= steps + every,
+            Every::Never => false,
+        };
+        // Asked in any case, so that one wish is met once.
+        self.ctx.checkpoints.wanted() || due
+    }
+
+    fn keep(&self, snapshot: Snapshot) {
+        let mut tensors = NamedTensors::new();
+        tensors.insert(format!("{PHASE}{}", self.phase), weights::Values { shape: vec![0], data: Vec::new() });
+        tensors.extend(snapshot.network.into_iter().map(|(name, values)| (format!("{NETWORK}{name}"), values)));
+        tensors.extend(snapshot.optimizer.into_iter().map(|(name, values)| (format!("{OPTIMIZER}{name}"), values)));
+        self.ctx.checkpoints.keep(snapshot.done as u64, weights::encode(&tensors));
+        self.last.set((snapshot.done, Instant::now()));
+    }
+
+    fn unfit(&self, why: String) {
+        self.ctx.warn(format!("the checkpoint cannot be gone on from, so the training starts afresh: {why}"));
+    }
 }
 
 /// Tells the run how a training is doing: `loss`, `learning_rate`, and the steps done.
@@ -174,4 +326,23 @@ pub fn positive(name: &str, value: f64) -> Result<(), StageError> {
 /// Refuses a count of zero.
 pub fn at_least_one(name: &str, value: usize) -> Result<(), StageError> {
     if value > 0 { Ok(()) } else { Err(StageError::parameter(name, format!("`{name}` is 0, but must be at least 1"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_as_they_are_written() {
+        for (text, every) in
+            [("10 min", Every::Minutes(10.0)), ("0.5 min", Every::Minutes(0.5)), ("500 steps", Every::Steps(500))]
+        {
+            assert_eq!(Every::try_from(text.to_owned()), Ok(every));
+            assert_eq!(String::from(every), text);
+        }
+        assert_eq!(Every::try_from("never".to_owned()), Ok(Every::Never));
+        for wrong in ["", "10", "-1 min", "0 steps", "NaN min", "1.5 steps", "inf min"] {
+            assert!(Every::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
 }

@@ -12,8 +12,12 @@ use crate::digest::Digest;
 
 /// Version of [`Record`]. One of a later version counts as none.
 ///
-/// - 1: output, blobs and provenance.
-const RECORD_VERSION: u32 = 1;
+/// - 1: output, blobs and provenance. Still read.
+/// - 2: the JSON is followed by a line with its digest, as a flipped bit in an image id would be a wrong result.
+const RECORD_VERSION: u32 = 2;
+
+/// The last version without a digest.
+const WITHOUT_DIGEST: u32 = 1;
 
 /// How and where a result was made. Never part of a key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,17 @@ pub struct Records {
     pub unreadable: Vec<PathBuf>,
 }
 
+/// The action that a stage of a pipeline last ended with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// Its key.
+    pub key: Digest,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the stage.
+    pub stage: String,
+}
+
 /// What is known of an action.
 #[derive(Debug)]
 pub enum Lookup {
@@ -94,6 +109,36 @@ pub enum Lookup {
     Miss(Option<String>),
     /// It ran, and this blob of its result is gone.
     Lost(Digest),
+}
+
+/// Why a record cannot be read.
+enum Unreadable {
+    /// It has this version.
+    Future(u32),
+    /// This is wrong with it.
+    Damaged(String),
+}
+
+/// Reads a record. One that is whole in every bit is taken, and nothing else.
+fn read_record(bytes: &[u8]) -> Result<Record, Unreadable> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let damaged = |message: &dyn std::fmt::Display| Unreadable::Damaged(message.to_string());
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (json, rest) = bytes.split_at(end);
+    let Version { version } = serde_json::from_slice(json).map_err(|error| damaged(&error))?;
+    if version > RECORD_VERSION {
+        return Err(Unreadable::Future(version));
+    }
+    if version != WITHOUT_DIGEST || !rest.is_empty() {
+        let digest = std::str::from_utf8(rest).ok().and_then(|rest| rest.trim().parse::<Digest>().ok());
+        if digest != Some(Digest::of(json)) {
+            return Err(damaged(&"its digest is another one"));
+        }
+    }
+    serde_json::from_slice(json).map_err(|error| damaged(&error))
 }
 
 impl Store {
@@ -113,17 +158,16 @@ impl Store {
                 return Lookup::Miss(Some(format!("the record {} cannot be read: {error}", path.display())));
             }
         };
-        match serde_json::from_slice::<Record>(&bytes) {
-            Ok(record) if record.version > RECORD_VERSION => Lookup::Miss(Some(format!(
-                "the record {} has version {}, this program reads version {RECORD_VERSION}; the result is made again",
+        match read_record(&bytes) {
+            Err(Unreadable::Future(version)) => Lookup::Miss(Some(format!(
+                "the record {} has version {version}, this program reads version {RECORD_VERSION}; the result is made again",
                 path.display(),
-                record.version
             ))),
             Ok(record) => match record.blobs.iter().find(|(digest, size)| !self.has(*digest, *size)) {
                 Some((digest, _)) => Lookup::Lost(*digest),
                 None => Lookup::Hit(Box::new(record)),
             },
-            Err(error) => Lookup::Miss(Some(format!(
+            Err(Unreadable::Damaged(error)) => Lookup::Miss(Some(format!(
                 "the record {} is damaged ({error}); the result is made again",
                 path.display()
             ))),
@@ -135,7 +179,9 @@ impl Store {
     /// # Errors
     /// If it cannot be written; the message names the path.
     pub fn record(&self, key: Digest, record: &Record, sync: bool) -> std::io::Result<()> {
-        let bytes = serde_json::to_vec(record).expect("a record is JSON");
+        let mut bytes = serde_json::to_vec(record).expect("a record is JSON");
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(format!("\n{digest}\n").as_bytes());
         self.write(&self.record_path(key), &bytes, sync)
     }
 
@@ -153,7 +199,7 @@ impl Store {
             for entry in fs_err::read_dir(folder)? {
                 let path = entry?.path();
                 let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-                let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                let record = std::fs::read(&path).ok().and_then(|bytes| read_record(&bytes).ok());
                 match (key, record) {
                     (Some(key), Some(record)) => records.readable.push((key, record)),
                     _ => records.unreadable.push(path),
@@ -171,7 +217,21 @@ impl Store {
 
     /// Returns the key of the action that a stage of a pipeline last ended with.
     pub fn last(&self, pipeline: &str, stage: &str) -> Option<Digest> {
-        std::fs::read_to_string(self.last_path(pipeline, stage)).ok()?.trim().parse().ok()
+        std::fs::read_to_string(self.last_path(pipeline, stage)).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    /// Returns the last action of every stage of every pipeline that has been run here.
+    pub fn lasts(&self) -> Vec<Last> {
+        let entries = std::fs::read_dir(self.bucket().join("last")).into_iter().flatten().filter_map(Result::ok);
+        let texts = entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+        texts
+            .filter_map(|text| {
+                let mut lines = text.lines();
+                let key = lines.next()?.trim().parse().ok()?;
+                let (pipeline, stage) = serde_json::from_str(lines.next().unwrap_or("[\"\",\"\"]")).ok()?;
+                Some(Last { key, pipeline, stage })
+            })
+            .collect()
     }
 
     /// Remembers the action that a stage of a pipeline ended with.
@@ -182,6 +242,7 @@ impl Store {
         if self.last(pipeline, stage) == Some(key) {
             return Ok(());
         }
-        self.write(&self.last_path(pipeline, stage), key.hex().as_bytes(), false)
+        let names = serde_json::to_string(&(pipeline, stage)).expect("names are JSON");
+        self.write(&self.last_path(pipeline, stage), format!("{}\n{names}\n", key.hex()).as_bytes(), false)
     }
 }

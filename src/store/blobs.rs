@@ -35,7 +35,10 @@ impl Store {
     /// If they cannot be written; the message names the path.
     pub fn put(&self, bytes: &[u8], sync: bool) -> std::io::Result<Digest> {
         let digest = Digest::of(bytes);
-        if !self.has(digest, bytes.len() as u64) {
+        if self.has(digest, bytes.len() as u64) {
+            // It counts as new, lest it be collected before somebody names it.
+            super::collect::renew(self.blob_path(digest));
+        } else {
             self.write(&self.blob_path(digest), bytes, sync)?;
         }
         Ok(digest)
@@ -73,7 +76,12 @@ impl Store {
     pub fn intact(&self, blobs: &[(Digest, u64)]) -> std::io::Result<Vec<bool>> {
         let check = |(digest, _): &(Digest, u64)| {
             let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(fs_err::File::open(self.blob_path(*digest))?)?;
+            match fs_err::File::open(self.blob_path(*digest)) {
+                Ok(file) => hasher.update_reader(file)?,
+                // It has been collected meanwhile, which damages nothing.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+                Err(error) => return Err(error),
+            };
             Ok(Digest::from(hasher.finalize()) == *digest)
         };
         blobs.par_iter().map(check).collect()

@@ -129,6 +129,21 @@ impl Files {
         store.write(&self.path, &encode(&all), false)
     }
 
+    /// Forgets the files that are gone, and says how many there are. With `dry` it only counts.
+    ///
+    /// # Errors
+    /// If the memory cannot be written; the message names the path.
+    pub(super) fn forget_missing(store: &Store, dry: bool) -> std::io::Result<usize> {
+        let path = store.bucket().join("files.bin");
+        let Some(mut all) = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes)) else { return Ok(0) };
+        let before = all.len();
+        all.retain(|path, _| path.exists());
+        if all.len() < before && !dry {
+            store.write(&path, &encode(&all), false)?;
+        }
+        Ok(before - all.len())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Stamp, Digest)>> {
         self.new.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -1,6 +1,9 @@
 //! What one artifact is: its kind, a little metadata, and its parts by digest. Its own digest is the artifact's name.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{LazyLock, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,9 +77,76 @@ impl Manifest {
     /// Bucket counts are powers of two and a bucket is the id's hash modulo the count, so the buckets of one count nest in
     /// those of another.
     pub fn shards_meeting(&self, bucket: u32, buckets: u32) -> Vec<&Entry> {
-        let own = self.buckets.unwrap_or(1);
-        let common = own.min(buckets);
+        // A manifest from elsewhere may hold anything; no buckets are one.
+        let own = self.buckets.unwrap_or(1).max(1);
+        let common = own.min(buckets).max(1);
         self.shards().filter(|(other, _)| other % common == bucket % common).map(|(_, entry)| entry).collect()
+    }
+}
+
+/// What stands for a manifest that cannot be read.
+static NOTHING: LazyLock<Manifest> = LazyLock::new(|| Manifest {
+    kind: Kind::Files,
+    buckets: None,
+    meta: serde_json::Value::Null,
+    entries: BTreeMap::new(),
+});
+
+/// The manifest of an artifact whose digest is known; it is read when somebody first looks at it. A run that has nothing to do
+/// reads none.
+///
+/// Looking at one that is gone or damaged shows an empty manifest, and [`Self::loss`] says so from then on: whoever hands it
+/// to a stage asks afterwards, and takes what the stage made of it for nothing.
+pub struct Lazy {
+    digest: Digest,
+    read: Box<dyn Fn() -> Result<Manifest, String> + Send + Sync>,
+    cell: OnceLock<Result<Manifest, String>>,
+}
+
+impl Lazy {
+    /// Makes the manifest of this digest; `read` gets it, or says in a sentence why it cannot be had.
+    pub fn new(digest: Digest, read: impl Fn() -> Result<Manifest, String> + Send + Sync + 'static) -> Self {
+        Self { digest, read: Box::new(read), cell: OnceLock::new() }
+    }
+
+    /// Returns its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Reads it, unless that has been done.
+    ///
+    /// # Errors
+    /// The sentence that says why it cannot be had.
+    pub fn load(&self) -> Result<&Manifest, String> {
+        self.cell.get_or_init(&self.read).as_ref().map_err(Clone::clone)
+    }
+
+    /// Returns why it could not be read, if somebody has tried.
+    pub fn loss(&self) -> Option<&str> {
+        self.cell.get()?.as_ref().err().map(String::as_str)
+    }
+}
+
+impl Deref for Lazy {
+    type Target = Manifest;
+
+    fn deref(&self) -> &Manifest {
+        self.cell.get_or_init(&self.read).as_ref().unwrap_or(&NOTHING)
+    }
+}
+
+impl From<Manifest> for Lazy {
+    fn from(manifest: Manifest) -> Self {
+        let (digest, copy) = (manifest.digest(), OnceLock::new());
+        let _ = copy.set(Ok(manifest));
+        Self { digest, read: Box::new(|| Err("it was given".to_owned())), cell: copy }
+    }
+}
+
+impl fmt::Debug for Lazy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Lazy({})", self.digest.short())
     }
 }
 

@@ -89,10 +89,10 @@ fn damaged_and_future_records_are_misses() {
     assert!(object["stages"].as_array().expect("a list").iter().all(|stage| stage["status"] == "ran"));
     for path in files(&bench, "cache/v1/ac") {
         let text = std::fs::read_to_string(&path).expect("it is there");
-        std::fs::write(&path, text.replace("\"version\":1,", "\"version\":99,")).expect("it can be written");
+        std::fs::write(&path, text.replace("\"version\":2,", "\"version\":99,")).expect("it can be written");
     }
     let outcome = bench.run(["run", "pipeline.toml"]);
-    assert!(outcome.stderr.contains(" has version 99, this program reads version 1"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(" has version 99, this program reads version 2"), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("5 stages: 5 ran"), "{}", outcome.stdout);
     assert!(bench.statuses([]).iter().all(|status| status.ends_with(" cached")));
 }
@@ -144,14 +144,17 @@ fn two_processes_share_a_cache() {
 fn what_a_killed_process_left_is_removed() {
     let bench = chain(1);
     bench.run_json([]);
-    let host =
-        std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux tells").trim().replace(['/', '.'], "-");
-    // The greatest process number on 64-bit Linux is 4,194,304.
-    bench.write(&format!("cache/v1/tmp/{host}.4194999/action-x/half"), "half");
-    bench.write("cache/v1/tmp/elsewhere.1/action-y/half", "of another host, and young");
-    bench.run_json([]);
-    assert!(!bench.path(&format!("cache/v1/tmp/{host}.4194999")).exists());
-    assert!(bench.path("cache/v1/tmp/elsewhere.1").exists());
+    let more = ["--set", "stages.copy.wait=60000", "--set", "stages.copy.note=1"];
+    let mut child = bench.command(["run", "pipeline.toml"].into_iter().chain(more));
+    let mut child = child.stderr(std::process::Stdio::null()).spawn().expect("the program starts");
+    crate::run::wait_for(&bench, "step.started", "copy");
+    let left = || crate::shared::names(&bench.path("cache/v1/tmp"));
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert_eq!(left().len(), 1);
+    bench.write("cache/v1/tmp/elsewhere.0123456789ab.1.1/action-y/half", "of another host, and young");
+    assert_eq!(bench.run(["cache", "du"]).code, Some(0));
+    assert_eq!(left(), ["elsewhere.0123456789ab.1.1"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![cfg(feature = "nn")]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use orandflow::artifact::images::{self, ImageEntry};
@@ -12,9 +12,9 @@ use orandflow::data::synthetic::{Recipe, class_names};
 use orandflow::digest::Digest;
 use orandflow::image::{LabelMap, Maps, codec};
 use orandflow::kind::Kind;
-use orandflow::stage::{Access, Ctx, Inputs, Output, ParseError, Report, StageError, Work};
+use orandflow::stage::{Access, Checkpoints, Ctx, Inputs, Output, ParseError, Report, StageError, Work};
 use orandflow::stages::catalog;
-use orandflow::store::manifest::{Entry, Manifest, bucket_of, shard_name};
+use orandflow::store::manifest::{Entry, Lazy, Manifest, bucket_of, shard_name};
 use serde_json::{Value, json};
 
 const SIZE: usize = 48;
@@ -27,6 +27,24 @@ struct Shop {
     blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
     reports: Mutex<Vec<Report>>,
     cancelled: AtomicBool,
+    /// The last checkpoint.
+    kept: Mutex<Option<(u64, Vec<u8>)>>,
+    /// The training is stopped when a report says that so many steps are done; 0 for never.
+    stop_at: AtomicU64,
+}
+
+impl Checkpoints for Shop {
+    fn newest(&self) -> Option<(u64, Vec<u8>)> {
+        self.kept.lock().expect("not poisoned").clone()
+    }
+
+    fn keep(&self, number: u64, bytes: Vec<u8>) {
+        *self.kept.lock().expect("not poisoned") = Some((number, bytes));
+    }
+
+    fn wanted(&self) -> bool {
+        false
+    }
 }
 
 impl Access for Shop {
@@ -88,9 +106,19 @@ impl Shop {
             ParseError::Check(error) => error,
             ParseError::Toml(error) => panic!("{error}"),
         })?;
-        let inputs = Inputs { ports: inputs.iter().map(|&(port, manifest)| (port, Arc::clone(manifest))).collect() };
+        let ports = inputs.iter().map(|&(port, manifest)| (port, Arc::new(Lazy::from(Manifest::clone(manifest)))));
+        let inputs = Inputs { ports: ports.collect() };
         let meta = run.meta(&inputs)?;
-        let report = |report| self.reports.lock().expect("not poisoned").push(report);
+        let report = |report| {
+            let stop_at = self.stop_at.load(Ordering::Relaxed);
+            if let Report::Progress { done, unit: "steps", .. } = report
+                && stop_at > 0
+                && done >= stop_at
+            {
+                self.cancelled.store(true, Ordering::Relaxed);
+            }
+            self.reports.lock().expect("not poisoned").push(report);
+        };
         let ctx = |shard| Ctx {
             inputs: &inputs,
             shard,
@@ -100,6 +128,7 @@ impl Shop {
             device: "cpu",
             scratch: std::path::Path::new("/nonexistent"),
             access: self,
+            checkpoints: self,
             report: &report,
             cancelled: &self.cancelled,
         };
@@ -324,4 +353,41 @@ fn inputs_that_do_not_fit_are_refused_before_the_work() {
     let other = shop.run("segment.train", "", &[("images", &set.images), ("masks", &renamed)]);
     assert!(other.expect_err("other classes").to_string().starts_with("the class lists on ports"));
     assert_ne!(weights.meta, Value::Null);
+}
+
+#[test]
+fn trainings_that_are_stopped_go_on_and_end_in_the_same_bytes() {
+    let resnet =
+        "family = 'resnet'\ndepth = [1, 1, 1, 1]\nwidth = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
+    let vit = "family = 'vit'\ndepth = [1]\nwidth = 16\nheads = 2\npatch = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
+    let shop = Shop::default();
+    let set = set(&shop);
+    let pairs = [("input", &set.or), ("target", &set.and)];
+    let (labelled, masked) =
+        ([("images", &set.images), ("labels", &set.masks)], [("images", &set.images), ("masks", &set.masks)]);
+    let trainings: [(&str, &str, &[(&'static str, &Arc<Manifest>)]); 5] = [
+        ("classifier.train", resnet, &labelled[..1]),
+        ("classifier.train", vit, &labelled[..1]),
+        ("orandnet.train", ORANDNET, &pairs),
+        ("irn.train", IRN, &labelled),
+        ("segment.train", SEGMENT, &masked),
+    ];
+    for (kind, params, inputs) in trainings {
+        let whole = shop.run(kind, params, inputs).expect("trains");
+        for checkpoint in ["never", "7 steps"] {
+            let params = format!("{params}\ncheckpoint = '{checkpoint}'");
+            // Reports come every ten steps: in the midst of an epoch, and with a checkpoint that another one follows.
+            for stop_at in [10, 20] {
+                shop.stop_at.store(stop_at, Ordering::Relaxed);
+                assert!(matches!(shop.run(kind, &params, inputs), Err(StageError::Cancelled)), "{kind}");
+                shop.stop_at.store(0, Ordering::Relaxed);
+                shop.cancelled.store(false, Ordering::Relaxed);
+                let kept = shop.newest().expect("it was kept").0;
+                assert_eq!(kept, stop_at, "{kind}");
+            }
+            let resumed = shop.run(kind, &params, inputs).expect("goes on");
+            assert_eq!(resumed.digest(), whole.digest(), "{kind}, {checkpoint}");
+            *shop.kept.lock().expect("not poisoned") = None;
+        }
+    }
 }

@@ -72,7 +72,14 @@ fn carry_out(file: &Path, cache: &Path, jobs: usize) -> (Outcome, Vec<Event>) {
     let planner = Planner::new(&store, &files);
     let chosen = choose(&plan, &[]).expect("all stages");
     let survey = Survey::of(&plan, &chosen, &planner).expect("nothing is refused");
-    let options = Options { jobs, device: "cpu".into(), fail_fast: false, cancelled: Arc::new(AtomicBool::new(false)) };
+    let options = Options {
+        jobs,
+        device: "cpu".into(),
+        fail_fast: false,
+        cancelled: Arc::new(AtomicBool::new(false)),
+        asked: Arc::default(),
+        restart: Vec::new(),
+    };
     let events = Mutex::new(Vec::new());
     let outcome = run(&plan, survey, &planner, &store, &options, &|stamped| {
         events.lock().expect("no listener panics").push(stamped.event);

@@ -1,0 +1,126 @@
+//! A cache on a disk that fills up or becomes read-only. On a small file system in memory, for which the test must be allowed to
+//! mount one; where it is not, limits on the size of files stand in for the full disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use crate::workbench::Workbench;
+
+const PIPELINE: &str = r#"
+[pipeline]
+name = "full"
+[stages.items]
+kind = "debug.items"
+folder = "items"
+[stages.copy]
+kind = "debug.copy"
+suffix = "!"
+inputs = { a = "items" }
+[stages.text]
+kind = "debug.concat"
+inputs = { a = "copy" }
+"#;
+
+/// 120 items of 10 kB: four shards of about 300 kB, and a text of 1.2 MB.
+fn bench() -> Workbench {
+    let bench = Workbench::new().pipeline(PIPELINE);
+    for index in 0..120 {
+        bench.write(&format!("items/i{index}.txt"), format!("{index:05}").repeat(2000));
+    }
+    bench
+}
+
+/// A file system in memory over `cache/`, taken away at the end.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn over(bench: &Workbench, size: &str) -> Option<Self> {
+        let path = bench.path("cache");
+        std::fs::create_dir_all(&path).expect("it can be made");
+        let option = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &option, "orandflow-test"]).arg(&path).output();
+        if mounted.is_ok_and(|output| output.status.success()) { Some(Self(path)) } else { None }
+    }
+
+    fn remount(&self, option: &str) {
+        let done = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.0).status();
+        assert!(done.expect("mount starts").success());
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Returns path and time of every record: none of them is written twice.
+fn records(bench: &Workbench) -> BTreeMap<PathBuf, SystemTime> {
+    let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let prefixes = list(&bench.path("cache/v1/ac"));
+    let files = prefixes.flat_map(|prefix| list(&prefix.path()).collect::<Vec<_>>());
+    let time =
+        |file: &std::fs::DirEntry| file.metadata().and_then(|metadata| metadata.modified()).expect("it is there");
+    files.map(|file| (file.path(), time(&file))).collect()
+}
+
+#[test]
+fn a_full_disk_fails_with_path_and_size_and_goes_on_when_there_is_room() {
+    let bench = bench();
+    let Some(mount) = Mount::over(&bench, "4m") else {
+        println!("no file system can be mounted here; limits on the size of files stand in for it");
+        return limited(&bench);
+    };
+    bench.write("cache/filler", vec![0; 5 << 19]);
+    let outcome = bench.run(["run", "pipeline.toml", "--jobs", "1"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let line = outcome.stderr.lines().find(|line| line.contains("needs")).unwrap_or_default();
+    assert!(line.contains("cache/v1/cas/") && line.contains(" bytes, and there is no room for them"), "{outcome:?}");
+    let before = records(&bench);
+    assert!(!before.is_empty(), "some shards fitted");
+    // Still full: it fails again, and says so again.
+    assert_eq!(bench.run(["run", "pipeline.toml"]).code, Some(1));
+    std::fs::remove_file(bench.path("cache/filler")).expect("it is there");
+    let outcome = bench.run(["run", "pipeline.toml"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let after = records(&bench);
+    assert!(before.iter().all(|(path, time)| after.get(path) == Some(time)), "what was complete was not made again");
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+    drop(mount);
+}
+
+/// The same where nothing can be mounted: no file may be larger than 512 kB, so that the text cannot be written.
+fn limited(bench: &Workbench) {
+    let program = env!("CARGO_BIN_EXE_orandflow");
+    let line = format!("trap '' XFSZ; ulimit -f 1024; exec {program} run pipeline.toml");
+    let output = Command::new("sh").args(["-c", &line]).current_dir(bench.folder()).output().expect("sh starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(" bytes, and there is no room for them"), "{stderr}");
+    let before = records(bench);
+    assert_eq!(bench.statuses([]), ["items cached", "copy cached", "text ran"]);
+    let after = records(bench);
+    assert!(before.iter().all(|(path, time)| after.get(path) == Some(time)), "what was complete was not made again");
+}
+
+#[test]
+fn a_cache_that_becomes_read_only_is_refused_and_loses_nothing() {
+    let bench = bench();
+    let Some(mount) = Mount::over(&bench, "16m") else {
+        println!("left out: no file system can be mounted here");
+        return;
+    };
+    bench.run_json(["--only", "items"]);
+    mount.remount("ro");
+    for verb in ["run", "plan"] {
+        let outcome = bench.run([verb, "pipeline.toml"]);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("error: the cache `cache` cannot be written: "), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("Read-only file system"), "{}", outcome.stderr);
+    }
+    mount.remount("rw");
+    assert_eq!(bench.statuses([]), ["items cached", "copy ran", "text ran"]);
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+}

@@ -1,0 +1,147 @@
+//! Whatever order of edits, runs, kills, damage and collections: a result that is read from the cache equals a fresh one.
+//!
+//! The short form runs with the other tests; the long one as in `crash.rs`, with `ORANDFLOW_ORDERS` sequences, 100 where it is
+//! not set.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use crate::run::CHAIN;
+use crate::shared::names;
+use crate::workbench::Workbench;
+
+fn below(random: &mut ChaCha8Rng, most: usize) -> usize {
+    (random.next_u64() % most.max(1) as u64) as usize
+}
+
+fn outputs(object: &Value) -> BTreeMap<String, String> {
+    let stages = object["stages"].as_array().expect("a list").iter();
+    stages.map(|stage| (stage["name"].to_string(), stage["output"].to_string())).collect()
+}
+
+/// What the world looks like: what a fresh computation has to go by.
+struct World {
+    items: BTreeMap<String, String>,
+    suffix: usize,
+    note: usize,
+}
+
+impl World {
+    fn write(&self, bench: &Workbench) {
+        let folder = bench.path("items");
+        for name in names(&folder) {
+            if !self.items.contains_key(&name) {
+                std::fs::remove_file(folder.join(name)).expect("it is there");
+            }
+        }
+        for (name, text) in &self.items {
+            if std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text) {
+                bench.write(&format!("items/{name}"), text);
+            }
+        }
+    }
+
+    fn sets(&self) -> [String; 2] {
+        [format!("stages.copy.suffix=s{}", self.suffix), format!("stages.both.note={}", self.note)]
+    }
+}
+
+/// Returns some file below a folder of the cache.
+fn some_file(bench: &Workbench, folder: &str, random: &mut ChaCha8Rng) -> Option<std::path::PathBuf> {
+    let folder = bench.path(folder);
+    let mut files: Vec<_> = names(&folder)
+        .iter()
+        .flat_map(|it| names(&folder.join(it)).into_iter().map(|name| folder.join(it).join(name)))
+        .collect();
+    files.sort();
+    (!files.is_empty()).then(|| files.swap_remove(below(random, files.len())))
+}
+
+fn sequence(seed: u64, length: usize) {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let random = &mut random;
+    let mut world = World { items: BTreeMap::new(), suffix: 0, note: 0 };
+    for index in 0..60 {
+        world.items.insert(format!("i{index}.txt"), format!("{index}"));
+    }
+    let bench = Workbench::new().pipeline(CHAIN);
+    let mut story = Vec::new();
+    for _ in 0..length {
+        world.write(&bench);
+        let sets = world.sets();
+        let run = ["run", "pipeline.toml", "--json", "--set", &sets[0], "--set", &sets[1]];
+        let what = below(random, 9);
+        story.push(what);
+        match what {
+            0 => drop(world.items.insert(format!("i{}.txt", below(random, 90)), format!("{}", random.next_u32()))),
+            1 if world.items.len() > 2 => drop(world.items.pop_first()),
+            2 => world.suffix = below(random, 3),
+            3 => world.note = below(random, 3),
+            4 => {
+                let mut command = bench.command(run.iter().copied());
+                let mut child =
+                    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+                std::thread::sleep(Duration::from_millis(below(random, 60) as u64));
+                child.kill().expect("it can be killed");
+                child.wait().expect("it ends");
+            }
+            5 => {
+                let most = format!("{}", below(random, 60_000));
+                assert_eq!(bench.run(["cache", "gc", "--max-size", &most]).code, Some(0));
+            }
+            6 => {
+                let folder = ["cache/v1/cas", "cache/v1/ac"][below(random, 2)];
+                if let Some(path) = some_file(&bench, folder, random) {
+                    let mut bytes = std::fs::read(&path).expect("it is there");
+                    match below(random, 3) {
+                        0 => bytes.truncate(below(random, bytes.len())),
+                        1 if !bytes.is_empty() => {
+                            let at = below(random, bytes.len());
+                            bytes[at] ^= 1 << below(random, 8);
+                        }
+                        _ => bytes.clear(),
+                    }
+                    std::fs::write(&path, bytes).expect("it can be written");
+                }
+            }
+            _ => {
+                let outcome = bench.run(run.iter().copied());
+                assert_eq!(outcome.code, Some(0), "seed {seed}, {story:?}: {outcome:?}");
+                let got: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+                let fresh = Workbench::new().pipeline(CHAIN);
+                world.write(&fresh);
+                let fresh: Value = serde_json::from_str(&fresh.run(run.iter().copied()).stdout).expect("JSON");
+                assert_eq!(outputs(&got), outputs(&fresh), "seed {seed}, {story:?}");
+            }
+        }
+    }
+    assert_eq!(bench.run(["cache", "verify", "--repair"]).code, Some(0));
+    world.write(&bench);
+    let sets = world.sets();
+    let run = ["run", "pipeline.toml", "--set", &sets[0], "--set", &sets[1]];
+    assert_eq!(bench.run(run.iter().copied()).code, Some(0), "seed {seed}, {story:?}");
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0), "seed {seed}, {story:?}");
+}
+
+#[test]
+fn any_order_of_events_gives_fresh_results() {
+    for seed in 0..3 {
+        sequence(seed, 16);
+    }
+}
+
+#[test]
+#[ignore = "takes long; the short form runs always"]
+fn many_orders_of_events_give_fresh_results() {
+    let many = std::env::var("ORANDFLOW_ORDERS").ok().and_then(|many| many.parse().ok()).unwrap_or(100);
+    let clock = std::time::Instant::now();
+    for seed in 100..100 + many {
+        sequence(seed, 40);
+    }
+    println!("{many} sequences of 40 events in {:.0?}", clock.elapsed());
+}
