@@ -165,13 +165,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Planner<'a> {
     /// Makes a planner.
     pub fn new(store: &'a Store, files: &'a Files) -> Self {
-        Self {
-            store,
-            files,
-            locations: Mutex::default(),
-            warnings: Mutex::default(),
-            unreadable: Mutex::default(),
-        }
+        Self { store, files, locations: Mutex::default(), warnings: Mutex::default(), unreadable: Mutex::default() }
     }
 
     /// Returns where a data file with this content lies.

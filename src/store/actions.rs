@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
@@ -163,8 +164,8 @@ impl Store {
                 "the record {} has version {version}, this program reads version {RECORD_VERSION}; the result is made again",
                 path.display(),
             ))),
-            Ok(record) => match record.blobs.iter().find(|(digest, size)| !self.has(*digest, *size)) {
-                Some((digest, _)) => Lookup::Lost(*digest),
+            Ok(record) => match self.missing(&record.blobs) {
+                Some(digest) => Lookup::Lost(digest),
                 None => Lookup::Hit(Box::new(record)),
             },
             Err(Unreadable::Damaged(error)) => Lookup::Miss(Some(format!(
@@ -172,6 +173,13 @@ impl Store {
                 path.display()
             ))),
         }
+    }
+
+    /// Returns the first of these blobs that is not there.
+    fn missing(&self, blobs: &[(Digest, u64)]) -> Option<Digest> {
+        let missing = |(digest, size): &(Digest, u64)| (!self.has(*digest, *size)).then_some(*digest);
+        // Starting threads is not worth it for a few.
+        if blobs.len() < 64 { blobs.iter().find_map(missing) } else { blobs.par_iter().find_map_first(missing) }
     }
 
     /// Writes the record of an action. The action and all blobs of its result must be in the store already.

@@ -81,7 +81,8 @@ impl Store {
             std::fs::create_dir_all(bucket.join(name))?;
         }
         // Made on every opening: this is how an unwritable cache is found before anything runs.
-        let own = bucket.join("tmp").join(Owner::this().to_string());
+        // Absolute, lest every temporary file ask for the working folder.
+        let own = std::path::absolute(bucket.join("tmp").join(Owner::this().to_string()))?;
         std::fs::create_dir_all(&own)?;
         let inner = Inner { root: root.to_owned(), bucket, own, watch: Default::default(), heart: Default::default() };
         let store = Self(Arc::new(inner));
@@ -189,7 +190,11 @@ impl Store {
     /// Removes what processes that are gone left in `tmp`.
     fn remove_abandoned(&self) {
         let Ok(entries) = std::fs::read_dir(self.bucket().join("tmp")) else { return };
-        for path in entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path != self.own()) {
+        for path in entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.file_name() != self.own().file_name())
+        {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let gone = match name.parse::<Owner>().ok().and_then(|owner| owner.lives()) {
                 Some(lives) => !lives,

@@ -144,10 +144,10 @@ fn two_processes_share_a_cache() {
 fn what_a_killed_process_left_is_removed() {
     let bench = chain(1);
     bench.run_json([]);
-    let more = ["--set", "stages.copy.wait=60000", "--set", "stages.copy.note=1"];
-    let mut child = bench.command(["run", "pipeline.toml"].into_iter().chain(more));
+    bench.write("sleep.toml", "[pipeline]\nname = \"sleep\"\n[stages.sleep]\nkind = \"debug.sleep\"\nseconds = 60\n");
+    let mut child = bench.command(["run", "sleep.toml"]);
     let mut child = child.stderr(std::process::Stdio::null()).spawn().expect("the program starts");
-    crate::run::wait_for(&bench, "step.started", "copy");
+    crate::run::wait_for(&bench, "step.started", "sleep");
     let left = || crate::shared::names(&bench.path("cache/v1/tmp"));
     child.kill().expect("it runs");
     child.wait().expect("it ends");

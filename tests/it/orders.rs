@@ -54,10 +54,11 @@ impl World {
 /// Returns some file below a folder of the cache.
 fn some_file(bench: &Workbench, folder: &str, random: &mut ChaCha8Rng) -> Option<std::path::PathBuf> {
     let folder = bench.path(folder);
-    let mut files: Vec<_> = names(&folder)
-        .iter()
-        .flat_map(|it| names(&folder.join(it)).into_iter().map(|name| folder.join(it).join(name)))
-        .collect();
+    let mut files = Vec::new();
+    for prefix in names(&folder) {
+        let folder = folder.join(prefix);
+        files.extend(names(&folder).into_iter().map(|name| folder.join(name)));
+    }
     files.sort();
     (!files.is_empty()).then(|| files.swap_remove(below(random, files.len())))
 }

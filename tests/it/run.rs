@@ -318,8 +318,10 @@ pub(crate) fn wait_for(bench: &Workbench, event: &str, stage: &str) {
 
 fn newest_events(bench: &Workbench) -> String {
     let runs = std::fs::read_dir(bench.path("cache/runs")).expect("there are runs").filter_map(Result::ok);
-    let newest = runs.map(|run| run.path()).max();
-    newest.and_then(|run| std::fs::read_to_string(run.join("events.jsonl")).ok()).unwrap_or_default()
+    // By their time, as the names of runs of the same second say nothing of their order.
+    let events = runs.map(|run| run.path().join("events.jsonl"));
+    let newest = events.max_by_key(|events| std::fs::metadata(events).and_then(|metadata| metadata.modified()).ok());
+    newest.and_then(|events| std::fs::read_to_string(events).ok()).unwrap_or_default()
 }
 
 #[test]
