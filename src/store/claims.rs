@@ -59,13 +59,16 @@ impl Drop for Held {
     }
 }
 
-/// When an owner elsewhere was last seen to beat.
+/// What an owner's beat was, `None` if there was none, and since when it is that.
+type Seen = (Option<Vec<u8>>, Instant);
+
+/// When owners elsewhere were last seen to beat.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    seen: Mutex<HashMap<Owner, (Option<Vec<u8>>, Instant)>>,
+    seen: Mutex<HashMap<Owner, Seen>>,
 }
 
-/// Whether the thread that beats has been started, and its number.
+/// Whether the thread that beats has been started.
 #[derive(Debug, Default)]
 pub(super) struct Heart {
     started: Mutex<bool>,

@@ -112,7 +112,8 @@ impl Store {
         for candidate in candidates.iter().filter(|candidate| !candidate.stays) {
             let age = now.duration_since(candidate.time).unwrap_or_default();
             let too_old = limits.age.is_some_and(|most| age > most);
-            if !too_old && !limits.size.is_some_and(|most| left > most) {
+            let too_much = limits.size.is_some_and(|most| left > most);
+            if !(too_old || too_much) {
                 continue;
             }
             gone.push(candidate.key);
