@@ -236,6 +236,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_grows_while_it_is_read_is_noticed() {
+        use std::io::Write as _;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("cache")).expect("a cache");
+        let path = folder.path().join("growing");
+        std::fs::write(&path, vec![7; 8 << 20]).expect("written");
+        let done = AtomicBool::new(false);
+        let noticed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = std::fs::File::options().append(true).open(&path).expect("opened");
+                while !done.load(Ordering::Relaxed) {
+                    file.write_all(b"more").expect("written");
+                }
+            });
+            let files = Files::load(&store);
+            let noticed = (0..50).any(|_| matches!(files.digests(&[&path]), Err(HashError::Changing(_))));
+            done.store(true, Ordering::Relaxed);
+            noticed
+        });
+        assert!(noticed);
+    }
+
+    #[test]
     fn a_settled_file_is_remembered_and_an_edit_is_seen() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&folder.path().join("cache")).expect("a cache");

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use crate::shared::names;
-use crate::workbench::Workbench;
+use crate::workbench::{Workbench, say};
 
 /// Every sort of work: data brought in, shards, shards of two inputs, whole stages, seeds, checkpoints, metrics, and a command.
 const PIPELINE: &str = r#"
@@ -210,6 +210,6 @@ fn two_hundred_crashes_alone_and_with_two_and_four_at_once() {
     for (together, seed) in [(1, 11), (2, 12), (4, 14)] {
         let clock = Instant::now();
         let filled = crash(kills, together, seed);
-        println!("{kills} kills, {together} at once: {filled} caches filled in {:.0?}", clock.elapsed());
+        say(format!("{kills} kills, {together} at once: {filled} caches filled in {:.0?}", clock.elapsed()));
     }
 }

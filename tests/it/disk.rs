@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::workbench::Workbench;
+use crate::workbench::{Workbench, say};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -70,7 +70,7 @@ fn records(bench: &Workbench) -> BTreeMap<PathBuf, SystemTime> {
 fn a_full_disk_fails_with_path_and_size_and_goes_on_when_there_is_room() {
     let bench = bench();
     let Some(mount) = Mount::over(&bench, "4m") else {
-        println!("no file system can be mounted here; limits on the size of files stand in for it");
+        say("no file system can be mounted here; limits on the size of files stand in for it");
         return limited(&bench);
     };
     bench.write("cache/filler", vec![0; 5 << 19]);
@@ -109,7 +109,7 @@ fn limited(bench: &Workbench) {
 fn a_cache_that_becomes_read_only_is_refused_and_loses_nothing() {
     let bench = bench();
     let Some(mount) = Mount::over(&bench, "16m") else {
-        println!("left out: no file system can be mounted here");
+        say("left out: no file system can be mounted here");
         return;
     };
     bench.run_json(["--only", "items"]);

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::workbench::say;
 use orandflow::digest::Digest;
 use orandflow::pipeline::{self, Texts};
 use orandflow::plan;
@@ -44,7 +45,7 @@ fn fuzz(name: &str, length: Length, mut round: impl FnMut(&mut ChaCha8Rng)) {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let memory = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or(" unknown").trim().to_owned();
-    println!("{name}: {rounds} rounds in {:.1?}, peak memory of the process {memory}", clock.elapsed());
+    say(format!("{name}: {rounds} rounds in {:.1?}, peak memory of the process {memory}", clock.elapsed()));
     if let Some(kilobytes) = memory.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()) {
         assert!(kilobytes < 2_000_000, "{name} took {memory}");
     }
@@ -104,8 +105,7 @@ fn damaged_records(length: Length) {
         let record = &records[below(random, 2)];
         store.record(key, record, false).expect("written");
         let path = store.record_path(key);
-        let whole = std::fs::read(&path).expect("it is there");
-        let mut bytes = whole.clone();
+        let mut bytes = std::fs::read(&path).expect("it is there");
         damage(&mut bytes, JSON_WORDS, random);
         std::fs::write(&path, &bytes).expect("written");
         if let Lookup::Hit(read) = store.lookup(key) {

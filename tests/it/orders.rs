@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::run::CHAIN;
 use crate::shared::names;
-use crate::workbench::Workbench;
+use crate::workbench::{Workbench, say};
 
 fn below(random: &mut ChaCha8Rng, most: usize) -> usize {
     (random.next_u64() % most.max(1) as u64) as usize
@@ -144,5 +144,5 @@ fn many_orders_of_events_give_fresh_results() {
     for seed in 100..100 + many {
         sequence(seed, 40);
     }
-    println!("{many} sequences of 40 events in {:.0?}", clock.elapsed());
+    say(format!("{many} sequences of 40 events in {:.0?}", clock.elapsed()));
 }

@@ -67,3 +67,20 @@ fn going_back_needs_nothing() {
     bench.run_json(["--set", "stages.copy.suffix=x"]);
     assert!(bench.run(["plan", "pipeline.toml"]).stdout.contains("5 stages: 5 cached"));
 }
+
+#[test]
+fn a_changed_and_a_removed_item_touch_their_shard_and_the_plan_counts() {
+    let bench = chain(200);
+    bench.run_json([]);
+    for (what, why) in [("changed", "1 file changed (i7.txt)"), ("removed", "1 file gone (i7)")] {
+        match what {
+            "changed" => bench.write("items/i7.txt", "changed"),
+            _ => std::fs::remove_file(bench.path("items/i7.txt")).expect("it is there"),
+        }
+        let plan = bench.run(["plan", "pipeline.toml"]).stdout;
+        assert!(plan.contains(&format!("to run   1 of 8 shards: {why}")), "{plan}");
+        bench.run_json([]);
+        // A shard of each of the three stages that have shards, and the two whole ones.
+        assert_eq!(bench.events("action.done").len(), 3 + 2, "{what}");
+    }
+}

@@ -3,6 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Says something that whoever reads a test's output should know, such as what was left out.
+#[expect(clippy::print_stdout, reason = "the output of tests is where it belongs")]
+pub(crate) fn say(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
 /// A temporary folder in which the program is run.
 pub(crate) struct Workbench {
     folder: tempfile::TempDir,
