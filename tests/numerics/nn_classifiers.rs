@@ -207,7 +207,8 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
             seed,
         };
         let losses = RefCell::new(Vec::new());
-        let hooks = Hooks { report: &|progress| losses.borrow_mut().push(progress.loss), cancelled: &|| false };
+        let report = |progress: train::Progress| losses.borrow_mut().push(progress.loss);
+        let hooks = Hooks { report: &report, cancelled: &|| false, keeper: None };
         let mut optimizer = Optimizer::new(Rule::adamw(), Some(1.0), |_| Group { rate: 1.0, decay: 0.05 });
         let load = |sample: train::Sample| Ok::<_, String>(normalise(&image(32, 32, sample.index)));
         let network = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, images, pass, _| {
