@@ -7,6 +7,7 @@ mod diff;
 mod engine;
 mod export;
 mod graph;
+mod op;
 mod plan;
 mod results;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Write a stage's result to a folder in formats that other programs read
     Export(export::ExportArgs),
+    /// Run a single operation on plain files
+    Op(op::OpArgs),
     /// List the kinds of stage, or everything about one of them
     Stages(stages::StagesArgs),
     /// Print the JSON Schema of pipeline files, for editors
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),
+        Command::Op(args) => op::op(args),
         Command::Stages(args) => stages::stages(args),
         Command::Schema(args) => schema::schema(args),
         Command::Cache(args) => cache::cache(args),

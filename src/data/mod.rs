@@ -2,6 +2,8 @@
 
 pub mod augment;
 pub mod color;
+pub mod crop_resize;
+pub mod rand_augment;
 pub mod shrink;
 pub mod synthetic;
 pub mod voc;

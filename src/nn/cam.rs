@@ -67,13 +67,7 @@ pub fn multi_scale(
         let inputs: Vec<Maps> =
             images.par_iter().map(|image| normalise(&resize_rgb(image, size.0, size.1, views.filter))).collect();
         let x = batch(inputs.iter(), device);
-        let raw = if views.flip {
-            let count = images.len();
-            let both = network.cam(Tensor::cat(vec![x.clone(), x.flip([3])], 0), true);
-            both.clone().narrow(0, 0, count) + both.narrow(0, count, count).flip([3])
-        } else {
-            network.cam(x, true)
-        };
+        let raw = if views.flip { network.flip_merged(x) } else { network.cam(x, true) };
         let [_, channels, rows, columns] = raw.dims();
         let values: Vec<f32> = raw.into_data().iter::<f32>().collect();
         let plane = rows * columns;

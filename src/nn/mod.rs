@@ -2,15 +2,20 @@
 //! knows nothing of stages, graphs or caches.
 
 pub mod affinity;
+pub mod amn;
 pub mod attribution;
 pub mod cam;
 pub mod device;
+pub mod forward;
 pub mod init;
 pub mod irn;
 pub mod layers;
 pub mod loss;
+pub mod mct_maps;
+pub mod mctformer;
 pub mod optim;
 pub mod orandnet;
+mod ordered;
 pub mod params;
 pub mod pass;
 pub mod resnet;

@@ -253,6 +253,16 @@ impl ResNetCam {
         let maps = self.classifier.forward(self.resnet50.features(x, false, &Pass::inference()));
         if rectify { activation::relu(maps) } else { maps }
     }
+
+    /// Returns the rectified maps of images plus those of their mirror images, mirrored back (SPEC 1.1).
+    ///
+    /// # Shapes
+    /// As [`Self::cam`].
+    pub fn flip_merged(&self, x: Tensor<4>) -> Tensor<4> {
+        let [count, ..] = x.dims();
+        let both = self.cam(Tensor::cat(vec![x.clone(), x.flip([3])], 0), true);
+        both.clone().narrow(0, 0, count) + both.narrow(0, count, count).flip([3])
+    }
 }
 
 fn is_frozen(name: &str, detach: bool) -> bool {

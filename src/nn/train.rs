@@ -34,6 +34,9 @@ pub struct Recipe {
     pub warmup: usize,
     /// The seed of order, augmentation and dropout.
     pub seed: u64,
+    /// The learning rate of each epoch, for recipes that move it from epoch to epoch; empty where `rate`, `schedule` and `warmup`
+    /// say it for each step.
+    pub epoch_rates: Vec<f64>,
 }
 
 impl Recipe {
@@ -46,6 +49,14 @@ impl Recipe {
     /// Returns the number of steps in all.
     pub fn steps(&self) -> usize {
         self.steps_per_epoch() * self.epochs
+    }
+
+    /// Returns the learning rate of a step.
+    pub fn rate_at(&self, position: Position) -> f64 {
+        match self.epoch_rates.get(position.epoch).or(self.epoch_rates.last()) {
+            Some(&rate) => rate,
+            None => self.rate * self.schedule.factor(position.step, position.steps, self.warmup),
+        }
     }
 
     /// Returns the items in the order in which an epoch sees them.
@@ -234,9 +245,10 @@ where
             let Ok((epoch, items)) = receiver.recv() else { return Err(TrainError::Cancelled) };
             let items = items.map_err(TrainError::Load)?;
             let pass = Pass::training(generator(recipe.seed, "dropout", 0, step).next_u64());
-            let value = loss(&model, items, &pass, Position { step, steps, epoch });
+            let position = Position { step, steps, epoch };
+            let value = loss(&model, items, &pass, position);
             meter.pending.push((step, value.clone().inner()));
-            let rate = recipe.rate * recipe.schedule.factor(step, steps, recipe.warmup);
+            let rate = recipe.rate_at(position);
             model = optimizer.step(model, value.backward(), rate);
             if (step + 1) % REPORT_EVERY == 0 || step + 1 == steps {
                 let loss = meter.read()?;

@@ -4,7 +4,7 @@
 //! [`crate::nn::attribution`].
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::weights::{NamedTensors, Values};
@@ -12,6 +12,7 @@ use crate::image::Maps;
 use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, LayerNorm, Linear, Norm, NormKind, zeros};
+use crate::nn::ordered;
 use crate::nn::pass::Pass;
 
 /// What turns pixels into tokens.
@@ -67,7 +68,7 @@ pub struct PatchEmbed {
 }
 
 impl PatchEmbed {
-    fn new(config: &Config, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, device: &Device) -> Self {
         if config.stem == Stem::Patch {
             let proj = ConvSpec::new(3, config.width, config.patch).stride(config.patch).bias().build(device);
             return Self { stem: Vec::new(), proj };
@@ -86,12 +87,24 @@ impl PatchEmbed {
     }
 
     /// `[B, 3, H, W]` to `[B, patches, width]`, patches row by row.
-    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<3> {
         let x = self.stem.iter().fold(x, |x, (conv, norm)| activation::relu(norm.after(conv, x, pass)));
-        let x = self.proj.forward(x);
-        let [batch, width, rows, columns] = x.dims();
-        x.reshape([batch, width, rows * columns]).swap_dims(1, 2)
+        flat(self.proj.forward(x))
     }
+
+    /// As [`Self::forward`] in inference, without a gradient, and with f32 sums in the reference's order.
+    fn forward_in_order(&self, x: Tensor<4>) -> Tensor<3> {
+        if !self.stem.is_empty() || x.dtype() != DType::F32 {
+            return self.forward(x, &Pass::inference());
+        }
+        ordered::patches(x, self.proj.weight.val(), self.proj.bias.as_ref().map(Param::val))
+    }
+}
+
+/// `[B, C, H, W]` to `[B, H W, C]`.
+fn flat(x: Tensor<4>) -> Tensor<3> {
+    let [batch, width, rows, columns] = x.dims();
+    x.reshape([batch, width, rows * columns]).swap_dims(1, 2)
 }
 
 /// Multi-head self-attention.
@@ -167,9 +180,9 @@ impl Trace {
 
 impl Block {
     /// The reference's blocks have epsilon 1e-6 and its final norm 1e-5 (SPEC 2.1).
-    const EPSILON: f64 = 1e-6;
+    pub(super) const EPSILON: f64 = 1e-6;
 
-    fn new(config: &Config, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, device: &Device) -> Self {
         let width = config.width;
         Self {
             norm1: LayerNorm::new(width, Self::EPSILON, device),
@@ -186,13 +199,15 @@ impl Block {
     }
 
     /// Runs the block. `probe`, zeros of the attention's shape, is added to the attention, so that its gradient is the
-    /// attention's.
+    /// attention's; with it, sums are taken in the reference's order.
     pub(super) fn forward(&self, x0: Tensor<3>, probe: Option<Tensor<4>>) -> (Tensor<3>, Trace) {
+        let ordered = probe.is_some();
+        let linear = |layer: &Linear, x: Tensor<3>| if ordered { ordered::linear(layer, x) } else { layer.forward(x) };
         let n1 = self.norm1.forward(x0.clone());
         let [batch, count, width] = n1.dims();
         let depth = width / self.heads;
         // [B, N, 3 width] -> [3, B, heads, N, d]
-        let qkv = self.attn.qkv.forward(n1.clone()).reshape([batch, count, 3, self.heads, depth]);
+        let qkv = linear(&self.attn.qkv, n1.clone()).reshape([batch, count, 3, self.heads, depth]);
         let qkv = qkv.permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let (q, k, v) = (part(0), part(1), part(2));
@@ -202,15 +217,41 @@ impl Block {
             Some(probe) => attention + probe,
             None => attention,
         };
-        let heads = attention.clone().matmul(v.clone());
+        let heads =
+            if ordered { ordered::product(attention.clone(), v.clone()) } else { attention.clone().matmul(v.clone()) };
         let merged = merge(heads.clone());
-        let y = self.attn.proj.forward(merged.clone());
+        let y = linear(&self.attn.proj, merged.clone());
         let x1 = x0.clone() + y.clone();
         let n2 = self.norm2.forward(x1.clone());
-        let g = activation::gelu(self.mlp.fc1.forward(n2.clone()));
-        let z = self.mlp.fc2.forward(g.clone());
+        let g = activation::gelu(linear(&self.mlp.fc1, n2.clone()));
+        let z = linear(&self.mlp.fc2, g.clone());
         let x2 = x1.clone() + z.clone();
         (x2, Trace { x0, n1, q, k, v, dots, attention, heads, merged, y, x1, n2, g, z })
+    }
+}
+
+impl Block {
+    /// Runs the block, each branch of which is left out of some images with probability `skipped` in training. Also returns
+    /// the attention, `[B, heads, N, N]`.
+    pub(super) fn forward_dropping(&self, x: Tensor<3>, skipped: f64, pass: &Pass) -> (Tensor<3>, Tensor<4>) {
+        if !pass.is_training() || skipped <= 0.0 {
+            let (out, trace) = self.forward(x, None);
+            return (out, trace.attention);
+        }
+        let (y, attention) = self.attend(self.norm1.forward(x.clone()));
+        let x = x + pass.drop_path(y, skipped);
+        let z = self.mlp.fc2.forward(activation::gelu(self.mlp.fc1.forward(self.norm2.forward(x.clone()))));
+        (x + pass.drop_path(z, skipped), attention)
+    }
+
+    fn attend(&self, x: Tensor<3>) -> (Tensor<3>, Tensor<4>) {
+        let [batch, count, width] = x.dims();
+        let depth = width / self.heads;
+        let qkv = self.attn.qkv.forward(x).reshape([batch, count, 3, self.heads, depth]).permute([2, 0, 3, 1, 4]);
+        let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
+        let scores = part(0).matmul(part(1).swap_dims(2, 3)) * (depth as f64).sqrt().recip();
+        let attention = activation::softmax(scores, 3);
+        (self.attn.proj.forward(merge(attention.clone().matmul(part(2)))), attention)
     }
 }
 
@@ -234,8 +275,13 @@ pub struct VitCam {
 impl VitCam {
     /// Builds the network for `classes` classes with values drawn from `seed`.
     pub fn new(config: &Config, classes: usize, seed: u64, device: &Device) -> Self {
+        Self::with_places(config, config.grid() * config.grid(), classes, seed, device)
+    }
+
+    /// As [`Self::new`], for images of `places` patches whatever `config.image` says, so that they need not be square.
+    pub fn with_places(config: &Config, places: usize, classes: usize, seed: u64, device: &Device) -> Self {
         let network = Self {
-            pos_embed: zeros([1, config.grid() * config.grid() + 1, config.width], device),
+            pos_embed: zeros([1, places + 1, config.width], device),
             cls_token: zeros([1, 1, config.width], device),
             patch_embed: PatchEmbed::new(config, device),
             blocks: (0..config.depth).map(|_| Block::new(config, device)).collect(),
@@ -259,7 +305,15 @@ impl VitCam {
 
     /// `[B, 3, image, image]` to `[B, N, width]`: the class token, then the patches row by row, with their places added.
     pub(super) fn tokens(&self, x: Tensor<4>, pass: &Pass) -> Tensor<3> {
-        let patches = self.patch_embed.forward(x, pass);
+        self.with_class(self.patch_embed.forward(x, pass))
+    }
+
+    /// As [`Self::tokens`] in inference, with sums in the reference's order.
+    pub(super) fn tokens_in_order(&self, x: Tensor<4>) -> Tensor<3> {
+        self.with_class(self.patch_embed.forward_in_order(x))
+    }
+
+    fn with_class(&self, patches: Tensor<3>) -> Tensor<3> {
         let [batch, _, width] = patches.dims();
         let class = self.cls_token.val().expand([batch, 1, width]);
         Tensor::cat(vec![class, patches], 1) + self.pos_embed.val()

@@ -25,12 +25,22 @@ use crate::stages::{io, training};
 /// How images are resized to a scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Resampling {
+pub(super) enum Resampling {
     /// As ORANDNet's program
     #[default]
     Bilinear,
     /// As IRN's and AMN's programs
     Bicubic,
+}
+
+impl Resampling {
+    /// Returns the filter.
+    pub(super) fn filter(self) -> Filter {
+        match self {
+            Self::Bilinear => Filter::PillowBilinear,
+            Self::Bicubic => Filter::PillowBicubic,
+        }
+    }
 }
 
 /// Parameters of `cam.export`.
@@ -88,12 +98,7 @@ impl Stage for Export {
     };
 
     fn check(params: &Params) -> Result<(), StageError> {
-        if params.scales.is_empty() {
-            return Err(StageError::parameter("scales", "`scales` is empty: give at least one factor, such as 1.0"));
-        }
-        for &scale in &params.scales {
-            training::within("scales", scale, 0.05, 20.0)?;
-        }
+        training::scales(&params.scales)?;
         training::at_least_one("batch", params.batch.0)
     }
 
@@ -179,10 +184,7 @@ fn resnet<'a>(
     let network = ResNetCam::new(config, meta.classes.len().saturating_sub(1), 0, device);
     let network =
         params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
-    let filter = match params.resampling {
-        Resampling::Bilinear => Filter::PillowBilinear,
-        Resampling::Bicubic => Filter::PillowBicubic,
-    };
+    let filter = params.resampling.filter();
     let views = Views { scales: params.scales.clone(), flip: params.flip, filter };
     let stride = config.output_stride();
     Ok(Box::new(move |entries, pixels| {

@@ -494,7 +494,7 @@ fn init(ctx: &Ctx<'_>) -> Result<Option<(WeightsMeta, NamedTensors)>, StageError
 }
 
 /// Gives ImageNet weights of a ResNet, `conv1.weight` and so on, the names of the classifier: `resnet50.conv1.weight`.
-fn resnet_names(tensors: NamedTensors, meta: &WeightsMeta) -> Result<NamedTensors, StageError> {
+pub(super) fn resnet_names(tensors: NamedTensors, meta: &WeightsMeta) -> Result<NamedTensors, StageError> {
     if meta.arch.starts_with("vit") {
         return Err(StageError::data_help(
             format!("port `init` has weights of `{}`, and this network is a ResNet", meta.arch),
@@ -561,6 +561,7 @@ fn fit<M: Module>(
         schedule: values.schedule,
         warmup: 0,
         seed: ctx.seed,
+        epoch_rates: Vec::new(),
     };
     recipe.warmup = (values.warmup * recipe.steps_per_epoch() as f64).round() as usize;
     let (decay, head_rate) = (values.weight_decay, values.head_rate);

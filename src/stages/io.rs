@@ -178,6 +178,17 @@ pub fn check_mask(
     Ok(())
 }
 
+/// Refuses labels that the class list does not have.
+pub fn check_labels(images: &[ImageEntry], classes: usize) -> Result<(), StageError> {
+    for entry in images {
+        if let Some(label) = entry.labels.iter().find(|&&label| usize::from(label) >= classes) {
+            let message = format!("image `{}` has a label {label}, but there are {classes} classes", entry.id);
+            return Err(StageError::data(message));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the class list of a set; index 0 is the background.
 pub fn classes(manifest: &Manifest, port: &str) -> Result<Vec<String>, StageError> {
     let list: ClassList =

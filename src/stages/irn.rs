@@ -265,6 +265,7 @@ impl Stage for Train {
             schedule: params.schedule,
             warmup: 0,
             seed: ctx.seed,
+            epoch_rates: Vec::new(),
         };
         let (decay, displacement_rate) = (params.weight_decay, params.displacement_rate);
         let mut optimizer = Optimizer::new(params.optimizer.rule(params.momentum()), None, move |name| Group {

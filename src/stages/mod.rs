@@ -1,6 +1,8 @@
 //! Every kind of stage, and the catalogue of them. Stages know the door and the craft; they never know the engine.
 
 #[cfg(feature = "nn")]
+mod amn;
+#[cfg(feature = "nn")]
 mod cam_export;
 mod cam_import;
 #[cfg(feature = "nn")]
@@ -17,6 +19,8 @@ pub mod io;
 mod irn;
 mod irn_labels;
 mod mask_threshold;
+#[cfg(feature = "nn")]
+mod mctformer;
 #[cfg(feature = "nn")]
 mod orandnet;
 #[cfg(feature = "nn")]
@@ -40,6 +44,14 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<classifier::Train>::NEW,
         #[cfg(feature = "nn")]
         &Listed::<cam_export::Export>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<amn::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<amn::Cams>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<mctformer::Train>::NEW,
+        #[cfg(feature = "nn")]
+        &Listed::<mctformer::Cams>::NEW,
         &Listed::<cam_import::Import>::NEW,
         &Listed::<fuse::Or>::NEW,
         &Listed::<fuse::And>::NEW,

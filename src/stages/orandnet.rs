@@ -197,6 +197,7 @@ impl Stage for Train {
             schedule: params.schedule,
             warmup: 0,
             seed: ctx.seed,
+            epoch_rates: Vec::new(),
         };
         let decay = params.weight_decay;
         let rule = params.optimizer.rule(params.momentum());

@@ -347,6 +347,7 @@ impl Stage for Train {
             schedule: params.schedule,
             warmup: 0,
             seed: ctx.seed,
+            epoch_rates: Vec::new(),
         };
         let (decay, head_rate) = (params.weight_decay(), params.head_rate);
         let mut optimizer = Optimizer::new(params.optimizer.rule(params.momentum()), None, move |name| Group {

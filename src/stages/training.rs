@@ -51,6 +51,8 @@ pub enum OptimizerKind {
     Sgd,
     /// Adam with its weight decay beside the gradient; `momentum` is not used
     Adamw,
+    /// Adam with its weight decay in the gradient; `momentum` is not used
+    Adam,
 }
 
 impl OptimizerKind {
@@ -59,6 +61,7 @@ impl OptimizerKind {
         match self {
             Self::Sgd => Rule::Sgd { momentum },
             Self::Adamw => Rule::adamw(),
+            Self::Adam => Rule::adam(),
         }
     }
 }
@@ -321,6 +324,14 @@ pub fn positive(name: &str, value: f64) -> Result<(), StageError> {
         return Ok(());
     }
     Err(StageError::parameter(name, format!("`{name}` is {value}, but must be greater than 0")))
+}
+
+/// Refuses factors on the size of images that make no sense.
+pub fn scales(scales: &[f64]) -> Result<(), StageError> {
+    if scales.is_empty() {
+        return Err(StageError::parameter("scales", "`scales` is empty: give at least one factor, such as 1.0"));
+    }
+    scales.iter().try_for_each(|&scale| within("scales", scale, 0.05, 20.0))
 }
 
 /// Refuses a count of zero.

@@ -30,7 +30,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "report", "sweep", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "metric",
+            "report", "sweep", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "foreign",
+            "metric",
             "data", "nn", "kind", "digest", "diag",
         ],
     ),

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "nn")]
 mod affinity;
+#[cfg(feature = "nn")]
+mod amn;
 mod color;
 mod crf;
 #[cfg(feature = "nn")]
@@ -12,6 +14,8 @@ mod irn;
 mod jpeg;
 #[cfg(feature = "libtorch")]
 mod libtorch;
+#[cfg(feature = "nn")]
+mod mctformer;
 #[cfg(feature = "nn")]
 mod nn_classifiers;
 #[cfg(feature = "nn")]

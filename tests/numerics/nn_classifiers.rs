@@ -205,6 +205,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
             schedule: Schedule::Cosine,
             warmup: 1,
             seed,
+            epoch_rates: Vec::new(),
         };
         let losses = RefCell::new(Vec::new());
         let report = |progress: train::Progress| losses.borrow_mut().push(progress.loss);
