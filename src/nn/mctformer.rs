@@ -17,9 +17,6 @@ use crate::nn::loss::multilabel_soft_margin;
 use crate::nn::pass::Pass;
 use crate::nn::vit::{self, Block, PatchEmbed, Stem};
 
-/// The name of this architecture in `Weights`.
-pub const ARCH: &str = "mctformer";
-
 /// Which network of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +27,20 @@ pub enum Version {
     V2,
     /// As `v2`, with ranked pooling of the patches and class tokens that are told apart
     Plus,
+}
+
+impl Version {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::Plus];
+
+    /// Returns the name of this architecture in `Weights`.
+    pub fn arch(self) -> &'static str {
+        match self {
+            Self::V1 => "mctformer_v1",
+            Self::V2 => "mctformer_v2",
+            Self::Plus => "mctformer_plus",
+        }
+    }
 }
 
 /// Sizes of a network of the family.

@@ -15,7 +15,7 @@ use crate::image::Maps;
 use crate::kind::Kind;
 use crate::nn::cam::Views;
 use crate::nn::mct_maps::{self, Fuse, Recipe};
-use crate::nn::mctformer::{ARCH, Config, MctFormer, Version, epoch_rates, from_deit};
+use crate::nn::mctformer::{Config, MctFormer, Version, epoch_rates, from_deit};
 use crate::nn::optim::{Group, Optimizer, Rule, Schedule};
 use crate::nn::params;
 use crate::nn::train::{self, Hooks};
@@ -321,7 +321,7 @@ impl Stage for Train {
             network.forward(training::stack(images, &training_device), false, pass).loss(&targets, values.contrast)
         })
         .map_err(training::failed)?;
-        training::output(ARCH, &config, classes, &params::export(&trained))
+        training::output(params.version.arch(), &config, classes, &params::export(&trained))
     }
 }
 
@@ -332,7 +332,7 @@ fn initial(config: &Config, classes: usize, ctx: &Ctx<'_>, device: &Device) -> R
         return Ok(network);
     }
     let (meta, tensors) = io::weights(ctx, "init")?;
-    if meta.arch == ARCH {
+    if meta.arch == config.version.arch() {
         return params::load_strict(network, &tensors).map_err(|report| training::misfit("init", &meta.arch, &report));
     }
     let renamed = from_deit(&tensors, config, classes).ok_or_else(|| {
@@ -460,5 +460,13 @@ impl Stage for Cams {
 }
 
 fn saved(inputs: &Inputs) -> Result<Config, StageError> {
-    training::saved(inputs, ARCH, "network", "connect the result of `mctformer.train`")
+    let meta = io::weights_meta(inputs.get("weights"), "weights")?;
+    let known = Version::ALL.into_iter().find(|version| version.arch() == meta.arch);
+    let Some(version) = known else {
+        return Err(StageError::data_help(
+            format!("port `weights` has weights of `{}`, which is no MCTformer", meta.arch),
+            "connect the result of `mctformer.train`, or imported weights of an MCTformer",
+        ));
+    };
+    training::saved(inputs, version.arch(), "network", "connect the result of `mctformer.train`")
 }

@@ -321,6 +321,70 @@ fn the_segmenter_learns_from_small_to_large_and_predicts() {
     }
 }
 
+const AMN: &str = "preset = 'resnet_tiny'\ncrop = 48\nbatch = 4\nepochs = 8";
+const MCTFORMER: &str =
+    "preset = 'tiny'\ncrop = 48\nwidth = 32\ndepth = 2\nbatch = 4\nepochs = 15\nlr = 0.003\narea = [0.9, 1.0]";
+
+#[test]
+fn amn_learns_from_seeds_and_makes_maps() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let inputs = [("images", &set.images), ("seeds", &set.masks)];
+    let weights = shop.run("amn.train", AMN, &inputs).expect("trains");
+    let losses = shop.metric("loss");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    assert_eq!(weights, shop.run("amn.train", AMN, &inputs).expect("trains"), "the same seed");
+
+    let inputs = [("images", &set.images), ("seeds", &set.masks), ("weights", &weights)];
+    let maps = shop.run("amn.cams", "scales = [1.0, 1.5]", &inputs).expect("makes maps");
+    let mut inside = Vec::new();
+    for (image, (id, mask)) in shop.maps(&maps).iter().zip(shop.masks(&set.masks)) {
+        assert_eq!((&image.id, image.classes.clone()), (&id, classes(&mask)));
+        assert_eq!(image.cam.as_ref().map(Maps::height), Some(stride4(SIZE)));
+        assert!(image.high_res.data().iter().all(|value| (0.0..=1.0).contains(value)));
+        for (channel, class) in image.classes.iter().enumerate() {
+            let mean = |wanted: bool| {
+                let all = image.high_res.channel(channel).iter().zip(mask.data());
+                let own: Vec<f32> =
+                    all.filter(|(_, label)| (**label == class + 1) == wanted).map(|(value, _)| *value).collect();
+                own.iter().sum::<f32>() / own.len() as f32
+            };
+            inside.push(mean(true) > mean(false));
+        }
+    }
+    let right = inside.iter().filter(|right| **right).count();
+    assert!(right * 10 >= inside.len() * 9, "{right} of {} maps are higher on their object", inside.len());
+}
+
+#[test]
+fn every_mctformer_learns_and_makes_maps() {
+    for version in ["v1", "v2", "plus"] {
+        let shop = Shop::default();
+        let set = set(&shop);
+        let params = format!("version = '{version}'\n{MCTFORMER}");
+        let weights = shop.run("mctformer.train", &params, &[("images", &set.images)]).expect("trains");
+        let losses = shop.metric("loss");
+        assert!(losses.last() < losses.first(), "{version}: {losses:?}");
+        let inputs = [("images", &set.images), ("weights", &weights)];
+        let maps = shop.run("mctformer.cams", "layers = 2\nscales = [1.0, 1.5]", &inputs).expect("makes maps");
+        let maps = shop.maps(&maps);
+        assert_eq!(maps.len(), 12);
+        for image in maps {
+            assert_eq!((image.high_res.channels(), image.high_res.height()), (image.classes.len(), SIZE));
+            for channel in 0..image.high_res.channels() {
+                let values = image.high_res.channel(channel);
+                let (low, high) = values.iter().fold((1.0_f32, 0.0_f32), |(l, h), &v| (l.min(v), h.max(v)));
+                assert!(low == 0.0 && high > 0.999 && high <= 1.0, "{version}: {low} to {high}");
+            }
+        }
+        // Trained weights are a start for more training.
+        let more = [("images", &set.images), ("init", &weights)];
+        shop.run("mctformer.train", &params.replace("epochs = 15", "epochs = 1"), &more).expect("goes on");
+        let deep = shop.run("mctformer.cams", "layers = 3", &inputs).expect_err("there are two blocks");
+        assert!(deep.to_string().contains("has 2 blocks"), "{deep}");
+    }
+}
+
 #[test]
 fn an_exploding_loss_names_its_step_and_a_stop_is_obeyed() {
     let shop = Shop::default();

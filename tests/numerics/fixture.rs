@@ -12,6 +12,14 @@ impl<'data> Fixture<'data> {
         Self(SafeTensors::deserialize(bytes).expect("the fixture is readable"))
     }
 
+    /// Returns the names of all arrays, sorted.
+    #[cfg(feature = "nn")]
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.names().into_iter().map(str::to_owned).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Returns shape and bytes of an array.
     pub(crate) fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
         let view = self.0.tensor(name).unwrap_or_else(|error| panic!("the fixture has `{name}`: {error}"));

@@ -25,4 +25,6 @@ mod reference;
 mod resize;
 #[cfg(feature = "nn")]
 mod resnet38;
+#[cfg(feature = "nn")]
+mod training;
 mod walk;
