@@ -2,7 +2,7 @@
 //!
 //! Relevances are divided by sums of activations that nearly cancel (SPEC 2.4), so the last bits of a forward pass decide
 //! their leading digits, and an implementation that sums in another order, or more exactly, gets other numbers. Measured with
-//! `docs/attribution.py` on PyTorch 2.9: its convolution with a stride as large as the kernel (oneDNN) adds one product after the
+//! `tests/fixtures/attribution.py` on PyTorch 2.9: its convolution with a stride as large as the kernel (oneDNN) adds one product after the
 //! other, down the rows of a kernel, along them, and through the channels, and the bias last; its matrix products (MKL) start from
 //! the bias and add partial sums over equal blocks of at most 192 products.
 

@@ -242,7 +242,7 @@ fn irn() {
     let features = network.features(images(WIDE).inner());
     let [_, _, height, width] = features[1].dims();
     let (labels, paths) = (labels(height, width, 4), paths(4));
-    follows_pytorch("irn", network.heads.clone(), &["fc_dp"], 0.01, |heads| {
+    follows_pytorch("irn", network.heads, &["fc_dp"], 0.01, |heads| {
         let features = features.clone().map(Tensor::from_inner);
         heads.loss(&features, &labels, 21, &paths).0
     });
