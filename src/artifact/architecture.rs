@@ -151,7 +151,7 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: |_| mctformer_config("v1", 224),
+        config: |shapes| mctformer_config(shapes, "v1"),
     },
     Architecture {
         name: "mctformer_v2",
@@ -163,7 +163,7 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: |_| mctformer_config("v2", 224),
+        config: |shapes| mctformer_config(shapes, "v2"),
     },
     Architecture {
         name: "mctformer_plus",
@@ -183,11 +183,7 @@ pub const ALL: &[Architecture] = &[
         counters: false,
         dropped: &[],
         classes: Some(("head.weight", 0)),
-        config: |shapes| {
-            // As many patches along a side as stored places.
-            let places = places(shapes, "pos_embed_pat", 784, 384)[1];
-            mctformer_config("plus", places.isqrt() * 16)
-        },
+        config: |shapes| mctformer_config(shapes, "plus"),
     },
     Architecture {
         name: "orandnet",
@@ -351,8 +347,20 @@ fn resnet50_config() -> Value {
     })
 }
 
-/// An MCTformer over DeiT-S/16, trained on squares of `image` pixels (SPEC 4.1).
-fn mctformer_config(version: &str, image: usize) -> Value {
+fn first_side(shapes: Shapes<'_>, name: &str, usual: usize) -> usize {
+    shapes(name).and_then(|shape| shape.first().copied()).unwrap_or(usual)
+}
+
+/// Returns the shape of position embeddings, of which there are as many as the file has.
+fn places(shapes: Shapes<'_>, name: &str, usual: usize, width: usize) -> Vec<usize> {
+    vec![1, shapes(name).and_then(|shape| shape.get(1).copied()).unwrap_or(usual), width]
+}
+
+/// The sizes of an MCTformer; the places of its patches are a square and say for which images it was trained (SPEC 4.1).
+fn mctformer_config(shapes: Shapes<'_>, version: &str) -> Value {
+    let (name, usual, own) =
+        if version == "plus" { ("pos_embed_pat", 784, 0) } else { ("pos_embed", 216, tokens(shapes)) };
+    let image = places(shapes, name, usual, 384)[1].saturating_sub(own).isqrt() * 16;
     json!({
         "version": version,
         "image": image,
@@ -363,15 +371,6 @@ fn mctformer_config(version: &str, image: usize) -> Value {
         "stem": "patch",
         "drop_path": 0.1,
     })
-}
-
-fn first_side(shapes: Shapes<'_>, name: &str, usual: usize) -> usize {
-    shapes(name).and_then(|shape| shape.first().copied()).unwrap_or(usual)
-}
-
-/// Returns the shape of position embeddings, of which there are as many as the file has.
-fn places(shapes: Shapes<'_>, name: &str, usual: usize, width: usize) -> Vec<usize> {
-    vec![1, shapes(name).and_then(|shape| shape.get(1).copied()).unwrap_or(usual), width]
 }
 
 /// Returns how many class tokens an MCTformer has.

@@ -31,8 +31,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "cli",
         &[
             "report", "sweep", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "foreign",
-            "metric",
-            "data", "nn", "kind", "digest", "diag",
+            "metric", "data", "nn", "kind", "digest", "diag",
         ],
     ),
 ];

@@ -1,8 +1,10 @@
 //! MCTformer against the reference programs, with weights that both draw from the names of the tensors.
 
 use burn::tensor::Device;
+use orandflow::artifact::architecture::Architecture;
 use orandflow::artifact::weights::NamedTensors;
 use orandflow::image::{Rgb, codec};
+use orandflow::nn::amn;
 use orandflow::nn::forward::{Arch, Input, Options, run};
 use orandflow::nn::mctformer::{Config, MctFormer, Version};
 use orandflow::nn::{device, params};
@@ -68,4 +70,18 @@ fn names_and_shapes_are_those_of_the_reference() {
         let shapes = params::shapes(&MctFormer::new(&Config::small(version), 20, 0, &cpu()));
         assert_eq!(shapes.values().map(|shape| shape.iter().product::<usize>()).sum::<usize>(), count);
     }
+}
+
+#[test]
+fn imported_weights_bring_the_sizes_of_their_network() {
+    for version in Version::ALL {
+        let known = Architecture::find(version.arch()).expect("it can be imported");
+        let config: Config =
+            serde_json::from_value((known.config)(&|_| None)).expect("the network's own type reads it");
+        assert_eq!(config, Config::small(version));
+    }
+    let known = Architecture::find(amn::ARCH).expect("it can be imported");
+    let config: amn::Config =
+        serde_json::from_value((known.config)(&|_| None)).expect("the network's own type reads it");
+    assert_eq!(config, amn::Config::resnet50());
 }
