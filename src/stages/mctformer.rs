@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::cam_export::Resampling;
 use super::{io, training};
-use crate::artifact::images::ClassList;
+use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::maps::{self, ImageMaps};
 use crate::data::crop_resize::CropResize;
 use crate::data::rand_augment::RandAugment;
 use crate::image::Maps;
+use crate::image::resize::scaled_size;
 use crate::kind::Kind;
 use crate::nn::cam::Views;
 use crate::nn::mct_maps::{self, Fuse, Recipe};
@@ -434,15 +435,17 @@ impl Stage for Cams {
             Version::Plus => vec![1.0, 0.75, 1.25],
             Version::V1 | Version::V2 => vec![1.0],
         });
-        let smallest = scales.iter().copied().fold(f64::INFINITY, f64::min);
-        let views = Views { scales, flip: params.flip, filter: params.resampling.filter() };
-        if let Some(entry) =
-            images.iter().find(|entry| entry.height.min(entry.width) as f64 * smallest < config.patch as f64 + 0.5)
-        {
-            let message =
-                format!("image `{}` is smaller than a patch of {} pixels at scale {smallest}", entry.id, config.patch);
-            return Err(StageError::data(message));
+        let small = |entry: &&ImageEntry| {
+            let sizes = scales.iter().map(|&scale| scaled_size(entry.height, entry.width, scale));
+            sizes.map(|(height, width)| height.min(width)).any(|side| side < config.patch)
+        };
+        if let Some(entry) = images.iter().find(small) {
+            return Err(StageError::data_help(
+                format!("image `{}` is smaller than a patch of {} pixels at one of `scales`", entry.id, config.patch),
+                "leave out the smallest of `scales`",
+            ));
         }
+        let views = Views { scales, flip: params.flip, filter: params.resampling.filter() };
         let made = training::spread(
             &images,
             |entry| entry.height * entry.width,
