@@ -19,11 +19,12 @@ use crate::nn::amn::{ARCH, Amn, Config, multi_hot};
 use crate::nn::cam::{ClassMaps, Views};
 use crate::nn::layers::NormKind;
 use crate::nn::optim::{Group, Optimizer, Schedule};
+use crate::nn::pass::Pass;
 use crate::nn::resnet38::SegmentationLoss;
-use crate::nn::train::{self, Hooks};
+use crate::nn::train;
 use crate::nn::{amn, params};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
-use crate::stages::training::OptimizerKind;
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stages::training::{Every, OptimizerKind};
 
 /// The network and the values of its training that go together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +94,9 @@ pub(super) struct TrainParams {
     /// Probability that a target spreads over the other classes
     #[serde(default = "default_smoothing")]
     smoothing: f64,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 fn default_dropout() -> f64 {
@@ -292,13 +296,9 @@ impl Stage for Train {
             rate: if Amn::is_head(name) { head_rate } else { 1.0 },
             decay,
         });
-        let hooks = Hooks {
-            report: &|progress| training::report(ctx, progress),
-            cancelled: &|| ctx.check_cancelled().is_err(),
-        };
         let loss = SegmentationLoss { balance: params.balance, smoothing: params.smoothing };
         let training_device = device.autodiff();
-        let trained = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, items, pass, _| {
+        let minimise = |network: &Amn, items: Vec<(Sample, Vec<u8>)>, pass: &Pass, _| {
             let (samples, labels): (Vec<Sample>, Vec<Vec<u8>>) = items.into_iter().unzip();
             let (pixels, seeds) = stacked(samples, &training_device);
             let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
@@ -307,8 +307,9 @@ impl Stage for Train {
             let small: Vec<LabelMap> =
                 seeds.iter().map(|seed| nearest_mask(seed, height, width, Nearest::Pillow)).collect();
             loss.of(logits, &small)
-        })
-        .map_err(training::failed)?;
+        };
+        let keep = ("", params.checkpoint.0);
+        let trained = training::fit(ctx, keep, network, &recipe, &mut optimizer, load, minimise)?;
         training::output(ARCH, &config, classes, &params::export(&trained))
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cam_export::Resampling;
+use super::training::Every;
 use super::{io, training};
 use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::maps::{self, ImageMaps};
@@ -19,8 +20,9 @@ use crate::nn::mct_maps::{self, Fuse, Recipe};
 use crate::nn::mctformer::{Config, MctFormer, Version, epoch_rates, from_deit};
 use crate::nn::optim::{Group, Optimizer, Rule, Schedule};
 use crate::nn::params;
-use crate::nn::train::{self, Hooks};
-use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
+use crate::nn::pass::Pass;
+use crate::nn::train;
+use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 
 /// The network and the values of its training that go together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -107,6 +109,9 @@ pub(super) struct TrainParams {
     /// Weight of the term that tells class tokens apart; default: 1 for `plus`, 0 for others
     #[serde(default)]
     contrast: Option<f64>,
+    /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
+    #[serde(default)]
+    checkpoint: NotInKey<Every>,
 }
 
 fn default_version() -> Version {
@@ -310,18 +315,15 @@ impl Stage for Train {
             let free = name.ends_with(".bias") || name.contains("norm") || name == "pos_embed" || name == "cls_token";
             Group { rate: 1.0, decay: if free { 0.0 } else { decay } }
         });
-        let hooks = Hooks {
-            report: &|progress| training::report(ctx, progress),
-            cancelled: &|| ctx.check_cancelled().is_err(),
-        };
         let training_device = device.autodiff();
-        let trained = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, items, pass, _| {
+        let minimise = |network: &MctFormer, items: Vec<(Maps, Vec<f32>)>, pass: &Pass, _| {
             let (images, targets): (Vec<Maps>, Vec<Vec<f32>>) = items.into_iter().unzip();
             let data = TensorData::new(targets.concat(), [targets.len(), count]);
             let targets = Tensor::<2>::from_data(data, &training_device);
             network.forward(training::stack(images, &training_device), false, pass).loss(&targets, values.contrast)
-        })
-        .map_err(training::failed)?;
+        };
+        let keep = ("", params.checkpoint.0);
+        let trained = training::fit(ctx, keep, network, &recipe, &mut optimizer, load, minimise)?;
         training::output(params.version.arch(), &config, classes, &params::export(&trained))
     }
 }
