@@ -429,12 +429,15 @@ fn trainings_that_are_stopped_go_on_and_end_in_the_same_bytes() {
     let pairs = [("input", &set.or), ("target", &set.and)];
     let (labelled, masked) =
         ([("images", &set.images), ("labels", &set.masks)], [("images", &set.images), ("masks", &set.masks)]);
+    let seeded = [("images", &set.images), ("seeds", &set.masks)];
     let trainings = [
         ("classifier.train", resnet, &labelled[..1]),
         ("classifier.train", vit, &labelled[..1]),
         ("orandnet.train", ORANDNET, &pairs[..]),
         ("irn.train", IRN, &labelled[..]),
         ("segment.train", SEGMENT, &masked[..]),
+        ("amn.train", AMN, &seeded[..]),
+        ("mctformer.train", MCTFORMER, &labelled[..1]),
     ];
     for (kind, params, inputs) in trainings {
         let whole = shop.run(kind, params, inputs).expect("trains");
