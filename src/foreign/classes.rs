@@ -122,18 +122,12 @@ impl<'a> Machine<'a> {
                 if !matches!(encoding, "latin1" | "latin-1") {
                     return Err(Error::malformed("its pickle has bytes in an encoding that is not Latin-1"));
                 }
-                let encoded = latin_1(self.text_of(argument(0)?)?)?;
-                self.budget.take(encoded.len() as u64)?;
-                Node::Bytes(Slice::made(encoded))
+                self.encoded(argument(0)?)?
             }
             Class::Bytes => match (arguments.first(), arguments.get(1)) {
                 (None, _) => Node::Bytes(Slice::Input(&[])),
                 (Some(bytes), None) => Node::Bytes(self.bytes_of(*bytes)?.clone()),
-                (Some(text), Some(_)) => {
-                    let encoded = latin_1(self.text_of(*text)?)?;
-                    self.budget.take(encoded.len() as u64)?;
-                    Node::Bytes(Slice::made(encoded))
-                }
+                (Some(text), Some(_)) => self.encoded(*text)?,
             },
             Class::Tensor => {
                 let part = self.part(argument(0)?)?;
@@ -305,6 +299,8 @@ impl<'a> Machine<'a> {
             return Ok(*id);
         }
         let slice = self.bytes_of(bytes)?.clone();
+        // As often as there are values that hold the same bytes, but no longer than they are worth.
+        self.budget.take(slice.bytes().len() as u64)?;
         let (dtype, range, budget) = torch::storage_in(slice.bytes(), self.budget)?;
         self.budget = budget;
         let storage = self.add_storage(slice.part(range))?;
@@ -320,13 +316,21 @@ impl<'a> Machine<'a> {
         Ok(self.storages.len() - 1)
     }
 
-    /// Returns a text, which Python 2 wrote as bytes.
+    /// Returns a short text, which Python 2 wrote as bytes.
     pub(super) fn text_of(&self, id: Id) -> Result<&str, Error> {
-        let text = match self.node(id) {
-            Node::Text(slice) | Node::Bytes(slice) => std::str::from_utf8(slice.bytes()).ok(),
-            _ => None,
-        };
-        text.ok_or_else(|| misplaced("a text", self.node(id)))
+        self.node(id).short_text().ok_or_else(|| misplaced("a short text", self.node(id)))
+    }
+
+    /// Returns the bytes that a text of any length keeps as Latin-1.
+    fn encoded(&mut self, id: Id) -> Result<Node<'a>, Error> {
+        let Node::Text(text) = self.node(id) else { return Err(misplaced("a text", self.node(id))) };
+        let text = text.clone();
+        // Taken before the work is done, which would otherwise be repeated at will.
+        self.budget.take(text.bytes().len() as u64)?;
+        let text = std::str::from_utf8(text.bytes()).expect("texts are checked when they are read");
+        let bytes = text.chars().map(|letter| u8::try_from(letter).ok()).collect::<Option<Vec<u8>>>();
+        let bytes = bytes.ok_or_else(|| Error::malformed("its pickle has bytes that are no Latin-1"))?;
+        Ok(Node::Bytes(Slice::made(bytes)))
     }
 
     /// Returns bytes.
@@ -399,11 +403,6 @@ pub(super) fn tensor<'a>(part: Part, offset: usize, shape: Vec<usize>, strides: 
     let offset = part.offset.checked_add(offset).ok_or_else(|| Error::malformed("a tensor begins beyond memory"))?;
     let array = Array { dtype: part.dtype, shape, strides, offset, place: Place::Storage(part.storage) };
     Ok(Node::Array(Box::new(array)))
-}
-
-fn latin_1(text: &str) -> Result<Vec<u8>, Error> {
-    let bytes = text.chars().map(|letter| u8::try_from(letter).ok()).collect::<Option<Vec<u8>>>();
-    bytes.ok_or_else(|| Error::malformed("its pickle has bytes that are no Latin-1"))
 }
 
 /// Reads a whole number and takes it from the front.

@@ -319,11 +319,7 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let names = self.pop_many(2)?;
-                let text = |id| match self.node(id) {
-                    Node::Text(slice) => Ok(String::from_utf8_lossy(slice.bytes()).into_owned()),
-                    other => Err(misplaced("the name of a class", other)),
-                };
-                let (module, name) = (text(names[0])?, text(names[1])?);
+                let (module, name) = (self.text_of(names[0])?.to_owned(), self.text_of(names[1])?.to_owned());
                 self.class(&module, &name)
             }
             b'R' => {

@@ -83,7 +83,8 @@ impl Storages {
         id: Id,
         data: &mut dyn FnMut(&mut Machine<'a>, &str, usize) -> Result<Slice<'a>, Error>,
     ) -> Result<Node<'a>, Error> {
-        let parts = machine.members_of(id)?.to_vec();
+        let parts = machine.members_of(id)?;
+        let parts = parts.get(..parts.len().min(6)).unwrap_or_default().to_vec();
         let [word, class, key, _location, elements, ..] = parts[..] else {
             return Err(Error::malformed("a storage of its pickle has too few parts"));
         };

@@ -49,7 +49,20 @@ pub(super) struct Part {
     pub(super) offset: usize,
 }
 
+/// Names and words are no longer than this, in bytes. A longer text could be looked at again and again for little.
+const LONGEST_NAME: usize = 4096;
+
 impl Node<'_> {
+    /// Returns a text, which Python 2 wrote as bytes, unless it is too long for a name.
+    pub(super) fn short_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(slice) | Self::Bytes(slice) if slice.bytes().len() <= LONGEST_NAME => {
+                std::str::from_utf8(slice.bytes()).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// What a person calls it.
     pub(super) fn word(&self) -> &'static str {
         match self {
@@ -138,12 +151,9 @@ impl<'tree, 'a> View<'tree, 'a> {
         }
     }
 
-    /// Returns a text, which Python 2 wrote as bytes.
+    /// Returns a text of at most 4096 bytes, which Python 2 wrote as bytes.
     pub fn text(self) -> Option<&'tree str> {
-        match self.node() {
-            Node::Text(slice) | Node::Bytes(slice) => std::str::from_utf8(slice.bytes()).ok(),
-            _ => None,
-        }
+        self.node().short_text()
     }
 
     /// Returns a whole number.

@@ -236,6 +236,33 @@ fn small_files_that_would_grow_are_refused() {
 }
 
 #[test]
+fn the_same_bytes_are_not_read_again_and_again() {
+    // The stream of a storage with a tail of zeros, copied by `bytearray` a thousand times and read from each copy.
+    let file = file("amn.npy");
+    let start = file.windows(4).position(|four| four == b"\x80\x02\x8a\x0a").expect("a stream begins with a number");
+    let length: [u8; 4] = file[start - 4..start].try_into().expect("four bytes");
+    assert_eq!(file[start - 5], b'B');
+    let mut stream = file[start..][..u32::from_le_bytes(length) as usize].to_vec();
+    stream.resize(200_000, 0);
+    let bomb = |times: usize| {
+        let mut bomb = b"\x80\x03c__builtin__\nbytearray\nq\x00ctorch.storage\n_load_from_bytes\nq\x01B".to_vec();
+        bomb.extend(u32::try_from(stream.len()).expect("small").to_le_bytes());
+        bomb.extend(&stream);
+        bomb.extend(b"\x85q\x02");
+        (0..times).for_each(|_| bomb.extend(b"h\x01h\x00h\x02R\x85R"));
+        bomb.push(b'.');
+        pickled(&bomb)
+    };
+    assert!(npy::read(&bomb(2)).is_ok());
+    let refused = npy::read(&bomb(1000)).expect_err("it is refused").to_string();
+    assert!(refused.contains("out of proportion"), "{refused}");
+    // A name that is as long as the file.
+    let names = vec![b'x'; 100_000];
+    let long = [b"\x80\x02X\xa0\x86\x01\x00".as_slice(), &names, b"X\x01\x00\x00\x00y\x93."].concat();
+    assert!(error(&long).contains("a short text"), "{}", error(&long));
+}
+
+#[test]
 fn a_tensor_stays_within_its_storage() {
     // The offset of `part`, 5 of 12, becomes 9: elements 9 to 12 reach one beyond the storage.
     let bytes = file("stream.pth");
