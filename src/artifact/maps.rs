@@ -1,12 +1,15 @@
 //! `CamSet` and `ScoreSet`: per image the present classes and their maps.
 //!
 //! A shard is one safetensors file with three tensors per image: `ID/classes` (u8, `[K]`, 0-based foreground indices,
-//! ascending), `ID/high_res` (f16, `[K, H, W]`) and, in a `CamSet`, `ID/cam` (f16, `[K, s4(H), s4(W)]`, where
-//! `s4(n) = (n - 1) / 4 + 1`). f16 keeps 11 significant bits: within 2^-12 of a value in [0, 1], half of what 8-bit PNG costs.
+//! ascending), `ID/high_res` (`[K, H, W]`) and, in a `CamSet`, `ID/cam` (`[K, s4(H), s4(W)]`, where `s4(n) = (n - 1) / 4 + 1`).
+//! Maps are f16, which keeps 11 significant bits: within 2^-12 of a value in [0, 1]; they are packed without loss into a
+//! one-dimensional u8 tensor (see [`super::packed`]). Shards of older versions, whose maps are plain f16 tensors, are read too.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::packed;
 use crate::image::Maps;
 
 /// The maps of one image.
@@ -34,9 +37,8 @@ pub fn encode(images: &[ImageMaps]) -> Vec<u8> {
         parts.push((format!("{}/classes", image.id), Dtype::U8, vec![image.classes.len()], image.classes.clone()));
         for (name, maps) in [("high_res", Some(&image.high_res)), ("cam", image.cam.as_ref())] {
             let Some(maps) = maps else { continue };
-            let shape = vec![maps.channels(), maps.height(), maps.width()];
-            let bytes = maps.data().iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
-            parts.push((format!("{}/{name}", image.id), Dtype::F16, shape, bytes));
+            let bytes = packed::pack(maps);
+            parts.push((format!("{}/{name}", image.id), Dtype::U8, vec![bytes.len()], bytes));
         }
     }
     let views = parts.iter().map(|(name, dtype, shape, bytes)| {
@@ -64,9 +66,9 @@ pub fn decode_one(bytes: &[u8], id: &str) -> Result<ImageMaps, String> {
 
 fn image(file: &SafeTensors<'_>, id: &str) -> Result<ImageMaps, String> {
     let classes = tensor(file, id, "classes", Dtype::U8)?.data().to_vec();
-    let high_res = maps(&tensor(file, id, "high_res", Dtype::F16)?, id)?;
+    let high_res = maps(&any_tensor(file, id, "high_res")?, id)?;
     let cam = match file.tensor(&format!("{id}/cam")) {
-        Ok(_) => Some(maps(&tensor(file, id, "cam", Dtype::F16)?, id)?),
+        Ok(view) => Some(maps(&view, id)?),
         Err(_) => None,
     };
     if high_res.channels() != classes.len() || cam.as_ref().is_some_and(|cam| cam.channels() != classes.len()) {
@@ -75,8 +77,12 @@ fn image(file: &SafeTensors<'_>, id: &str) -> Result<ImageMaps, String> {
     Ok(ImageMaps { id: id.to_owned(), classes, cam, high_res })
 }
 
+fn any_tensor<'data>(file: &SafeTensors<'data>, id: &str, name: &str) -> Result<TensorView<'data>, String> {
+    file.tensor(&format!("{id}/{name}")).map_err(|_| format!("the maps of image `{id}` lack `{name}`"))
+}
+
 fn tensor<'data>(file: &SafeTensors<'data>, id: &str, name: &str, dtype: Dtype) -> Result<TensorView<'data>, String> {
-    let view = file.tensor(&format!("{id}/{name}")).map_err(|_| format!("the maps of image `{id}` lack `{name}`"))?;
+    let view = any_tensor(file, id, name)?;
     if view.dtype() != dtype {
         return Err(format!("`{name}` of image `{id}` has type {:?} where {dtype:?} is due", view.dtype()));
     }
@@ -84,11 +90,17 @@ fn tensor<'data>(file: &SafeTensors<'data>, id: &str, name: &str, dtype: Dtype) 
 }
 
 fn maps(view: &TensorView<'_>, id: &str) -> Result<Maps, String> {
-    let &[channels, height, width] = view.shape() else {
-        return Err(format!("the maps of image `{id}` have {} dimensions where 3 are due", view.shape().len()));
-    };
-    let values = view.data().chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect();
-    Ok(Maps::new(channels, height, width, values))
+    match (view.dtype(), view.shape()) {
+        (Dtype::U8, _) => packed::unpack(view.data()).map_err(|error| format!("image `{id}`: {error}")),
+        (Dtype::F16, &[channels, height, width]) => {
+            let halves: Vec<f16> =
+                view.data().chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])).collect();
+            Ok(Maps::new(channels, height, width, halves.to_f32_vec()))
+        }
+        (dtype, shape) => Err(format!(
+            "the maps of image `{id}` are {dtype:?} of shape {shape:?}, and neither packed nor of 3 dimensions"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +123,17 @@ mod tests {
         for (got, want) in read[0].high_res.data().iter().zip(&values) {
             assert!((got - want).abs() <= 1.0 / 4096.0);
         }
+    }
+
+    #[test]
+    fn shards_of_older_versions_are_read() {
+        let bytes: Vec<u8> =
+            [0.0f32, 0.5, 1.0, 0.25].iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+        let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data).expect("the bytes fit");
+        let parts = [("a/classes", view(Dtype::U8, &[1], &[7])), ("a/high_res", view(Dtype::F16, &[1, 2, 2], &bytes))];
+        let read = decode(&safetensors::serialize(parts, None).expect("it can be laid out")).expect("readable");
+        assert_eq!((read[0].classes.as_slice(), &read[0].cam), ([7].as_slice(), &None));
+        assert_eq!(read[0].high_res, Maps::new(1, 2, 2, vec![0.0, 0.5, 1.0, 0.25]));
     }
 
     #[test]

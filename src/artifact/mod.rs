@@ -11,4 +11,5 @@ pub mod import;
 pub mod maps;
 pub mod masks;
 pub mod metrics;
+pub mod packed;
 pub mod weights;

@@ -49,16 +49,37 @@ pub fn combine(
             text(b)
         ));
     }
-    let combine = |a: f32, b: f32| match operation {
-        // Each product once, so that swapping a and b changes no bit.
-        Operation::Or => (a + b) - a * b,
-        Operation::And => a * b,
-        Operation::Average => (a + b) * 0.5,
-    };
-    let data = a.data().iter().zip(b.data()).map(|(&a, &b)| combine(a, b + offset)).collect();
-    let mut maps = Maps::new(a.channels(), a.height(), a.width(), data);
-    normalise(&mut maps, normalisation);
+    let mut maps = Maps::zeros(a.channels(), a.height(), a.width());
+    // Each product once, so that swapping a and b changes no bit.
+    match operation {
+        Operation::Or => combine_with(a, b, offset, normalisation, &mut maps, |a, b| (a + b) - a * b),
+        Operation::And => combine_with(a, b, offset, normalisation, &mut maps, |a, b| a * b),
+        Operation::Average => combine_with(a, b, offset, normalisation, &mut maps, |a, b| (a + b) * 0.5),
+    }
     Ok(maps)
+}
+
+/// Goes through memory once: a map is divided while it is still in cache.
+fn combine_with(
+    a: &Maps,
+    b: &Maps,
+    offset: f32,
+    normalisation: Normalisation,
+    maps: &mut Maps,
+    combine: impl Fn(f32, f32) -> f32,
+) {
+    for channel in 0..maps.channels() {
+        let values = maps.channel_mut(channel);
+        for ((value, &a), &b) in values.iter_mut().zip(a.channel(channel)).zip(b.channel(channel)) {
+            *value = combine(a, b + offset);
+        }
+        if normalisation == Normalisation::PerClass {
+            divide_by_max(values);
+        }
+    }
+    if normalisation == Normalisation::Global {
+        divide_by_max(maps.data_mut());
+    }
 }
 
 /// Divides maps by their maximum, in the scope that `normalisation` names.
@@ -72,12 +93,26 @@ pub fn normalise(maps: &mut Maps, normalisation: Normalisation) {
 
 /// Divides by the maximum where it is positive; an empty slice and one without activation stay as they are.
 pub(super) fn divide_by_max(values: &mut [f32]) {
-    let max = values.iter().copied().fold(0.0, f32::max);
+    let max = largest(values);
     if max > 0.0 {
         for value in values {
             *value /= max;
         }
     }
+}
+
+/// Returns the largest value, or zero where none is above; what is not a number is passed over.
+fn largest(values: &[f32]) -> f32 {
+    // Many at once: a single running maximum waits for itself at every step.
+    const LANES: usize = 32;
+    let mut tops = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (top, &value) in tops.iter_mut().zip(chunk) {
+            *top = if value > *top { value } else { *top };
+        }
+    }
+    tops.into_iter().chain(rest.iter().copied()).fold(0.0, f32::max)
 }
 
 /// Lets maps and a constant `background` score vote for each pixel (SPEC 10.2); ties go to the background, then to the lower class.

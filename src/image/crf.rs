@@ -1,7 +1,7 @@
 //! The dense CRF of Kraehenbuehl and Koltun 2011 with pydensecrf's meaning of every number (SPEC 7.2 to 7.5).
 //! One thread; images side by side are the caller's business.
 
-use super::permutohedral::{Lattice, Scratch};
+use super::permutohedral::Lattice;
 use super::{LabelMap, Maps, Rgb};
 
 /// The smoothness kernel: Gaussian in position.
@@ -117,11 +117,14 @@ impl DenseCrf {
         let (height, width) = (image.height(), image.width());
         let pixels = height * width;
         let Kernels { gaussian: Gaussian { sxy: smooth, .. }, bilateral: Bilateral { sxy, srgb, .. } } = kernels;
-        let mut gaussian =
-            Lattice::<3>::new(pixels, |pixel| [(pixel % width) as f32 / smooth, (pixel / width) as f32 / smooth, 0.0]);
+        let place = |pixel: usize| (pixel / width, pixel % width);
+        let mut gaussian = Lattice::<3>::new(pixels, |pixel| {
+            let (row, column) = place(pixel);
+            [column as f32 / smooth, row as f32 / smooth, 0.0]
+        });
         normalise(&mut gaussian);
         let mut bilateral = Lattice::<6>::new(pixels, |pixel| {
-            let (row, column) = (pixel / width, pixel % width);
+            let (row, column) = place(pixel);
             let [red, green, blue] = image.pixel(row, column).map(|value| f32::from(value) / srgb);
             [column as f32 / sxy, row as f32 / sxy, red, green, blue, 0.0]
         });
@@ -135,8 +138,7 @@ impl DenseCrf {
     /// If the unary has another size than the image.
     pub fn infer(&self, unary: &Unary, iterations: usize) -> Maps {
         let [maps] = match unary.labels() {
-            0..=2 => self.infer_lanes::<2, 1>([unary], iterations),
-            3..=4 => self.infer_lanes::<4, 1>([unary], iterations),
+            0..=4 => self.infer_lanes::<4, 1>([unary], iterations),
             _ => self.infer_lanes::<8, 1>([unary], iterations),
         };
         maps
@@ -166,38 +168,85 @@ impl DenseCrf {
                 "the unary is for another image"
             );
         }
-        let mut field = MeanField::<LANES, SETS>::new(unaries);
-        let mut smooth = self.gaussian.scratch();
-        let mut alike = self.bilateral.scratch();
-        for _ in 0..iterations {
-            field.step(|beliefs, energies| {
-                self.gaussian.filter(beliefs, energies, self.kernels.gaussian.compat, &mut smooth);
-                self.bilateral.filter(beliefs, energies, self.kernels.bilateral.compat, &mut alike);
-            });
-        }
-        std::array::from_fn(|set| field.set(set, unaries[set].labels(), self.height, self.width))
+        let field = MeanField::<LANES, SETS>::new(unaries);
+        let mut messages = Filtered {
+            smooth: Filter::new(&self.gaussian, self.kernels.gaussian.compat, field.blocks),
+            alike: Filter::new(&self.bilateral, self.kernels.bilateral.compat, field.blocks),
+        };
+        field.infer(&mut messages, iterations)
     }
 }
 
 fn normalise<const VERTICES: usize>(lattice: &mut Lattice<VERTICES>) {
-    let mut sums = vec![[0.0]; lattice.points()];
-    let mut scratch: Scratch<1> = lattice.scratch();
-    lattice.filter(&vec![[1.0]; lattice.points()], &mut sums, 1.0, &mut scratch);
-    let scales: Vec<f32> = sums.iter().map(|[sum]| 1.0 / (sum + 1e-20).sqrt()).collect();
+    let mut scales = lattice.sums();
+    for sum in &mut scales {
+        *sum = 1.0 / (*sum + 1e-20).sqrt();
+    }
     lattice.scale_points(&scales);
 }
 
-/// Beliefs about `SETS` independent sets of labels on the same pixels.
+/// How pixels tell each other what they believe. A belief is one group of `LANES` labels per block.
+trait Messages<const LANES: usize> {
+    /// Takes the beliefs of all pixels, `[pixels, blocks, LANES]`, to where others hear them.
+    fn exchange(&mut self, beliefs: &[[f32; LANES]], blocks: usize);
+    /// Adds to the energies of a pixel, `[blocks, LANES]`, what it hears.
+    fn hear(&self, pixel: usize, energies: &mut [[f32; LANES]], blocks: usize);
+}
+
+/// Messages through the two lattices.
+struct Filtered<'a, const LANES: usize> {
+    smooth: Filter<'a, LANES, 3>,
+    alike: Filter<'a, LANES, 6>,
+}
+
+/// A lattice with the values of its vertices.
+struct Filter<'a, const LANES: usize, const VERTICES: usize> {
+    lattice: &'a Lattice<VERTICES>,
+    factor: f32,
+    values: Vec<[f32; LANES]>,
+    spare: Vec<[f32; LANES]>,
+}
+
+impl<'a, const LANES: usize, const VERTICES: usize> Filter<'a, LANES, VERTICES> {
+    fn new(lattice: &'a Lattice<VERTICES>, compat: f32, blocks: usize) -> Self {
+        let factor = compat * Lattice::<VERTICES>::ALPHA;
+        Self { lattice, factor, values: lattice.values(blocks), spare: lattice.values(blocks) }
+    }
+
+    #[inline(always)]
+    fn exchange(&mut self, beliefs: &[[f32; LANES]], blocks: usize) {
+        self.values.fill([0.0; LANES]);
+        self.lattice.splat(blocks, beliefs, &mut self.values);
+        self.lattice.blur(blocks, &mut self.values, &mut self.spare);
+    }
+}
+
+impl<const LANES: usize> Messages<LANES> for Filtered<'_, LANES> {
+    #[inline(always)]
+    fn exchange(&mut self, beliefs: &[[f32; LANES]], blocks: usize) {
+        self.smooth.exchange(beliefs, blocks);
+        self.alike.exchange(beliefs, blocks);
+    }
+
+    #[inline(always)]
+    fn hear(&self, pixel: usize, energies: &mut [[f32; LANES]], blocks: usize) {
+        self.smooth.lattice.slice(pixel, blocks, &self.smooth.values, self.smooth.factor, energies);
+        self.alike.lattice.slice(pixel, blocks, &self.alike.values, self.alike.factor, energies);
+    }
+}
+
+/// Mean field over `SETS` independent sets of labels on the same pixels.
 ///
 /// A group of `LANES` numbers holds `LANES / SETS` labels of every set, one set after another. Sets with more labels go on in
-/// further chunks of one group per pixel. All loops over lanes have constant bounds, so that they become vector instructions.
+/// further blocks of the same pixel. All loops over lanes have constant bounds, so that they become vector instructions.
 struct MeanField<const LANES: usize, const SETS: usize> {
-    /// Per chunk and pixel the negated unary costs.
-    unary: Vec<Vec<[f32; LANES]>>,
-    /// Per chunk and pixel the sum of negated costs and messages.
-    energies: Vec<Vec<[f32; LANES]>>,
-    /// Per chunk and pixel the probabilities.
-    beliefs: Vec<Vec<[f32; LANES]>>,
+    height: usize,
+    width: usize,
+    labels: [usize; SETS],
+    /// Blocks per pixel.
+    blocks: usize,
+    /// Per pixel and block the negated unary costs.
+    unary: Vec<[f32; LANES]>,
 }
 
 /// The energy of a lane without a label: its belief becomes an exact zero.
@@ -207,61 +256,104 @@ impl<const LANES: usize, const SETS: usize> MeanField<LANES, SETS> {
     const LABELS: usize = LANES / SETS;
 
     fn new(unaries: [&Unary; SETS]) -> Self {
-        let labels = unaries.iter().map(|unary| unary.labels()).max().unwrap_or(0);
-        let pixels = unaries.first().map_or(0, |unary| unary.0.height() * unary.0.width());
-        let mut unary = vec![vec![[NO_LABEL; LANES]; pixels]; labels.div_ceil(Self::LABELS)];
+        let labels = unaries.map(Unary::labels);
+        let (height, width) = unaries.first().map_or((0, 0), |unary| (unary.0.height(), unary.0.width()));
+        let blocks = labels.iter().max().map_or(1, |labels| labels.div_ceil(Self::LABELS).max(1));
+        let mut unary = vec![[NO_LABEL; LANES]; height * width * blocks];
         for (set, costs) in unaries.iter().enumerate() {
             for label in 0..costs.labels() {
-                let (chunk, lane) = Self::place(set, label);
-                for (lanes, cost) in unary[chunk].iter_mut().zip(costs.0.channel(label)) {
-                    lanes[lane] = -cost;
+                let (block, lane) = Self::place(set, label);
+                for (groups, cost) in unary.chunks_exact_mut(blocks).zip(costs.0.channel(label)) {
+                    groups[block][lane] = -cost;
                 }
             }
         }
-        let mut field = Self { energies: unary.clone(), beliefs: unary.clone(), unary };
-        field.believe();
-        field
+        Self { height, width, labels, blocks, unary }
     }
 
-    /// Returns chunk and lane of a label.
+    /// Returns block and lane of a label.
     fn place(set: usize, label: usize) -> (usize, usize) {
         (label / Self::LABELS, set * Self::LABELS + label % Self::LABELS)
     }
 
-    /// One update of all pixels at once: energies, the two messages by `send`, softmax.
-    fn step(&mut self, mut send: impl FnMut(&[[f32; LANES]], &mut [[f32; LANES]])) {
-        for ((energies, unary), beliefs) in self.energies.iter_mut().zip(&self.unary).zip(&self.beliefs) {
-            energies.copy_from_slice(unary);
-            send(beliefs, energies);
+    fn infer(&self, messages: &mut impl Messages<LANES>, iterations: usize) -> [Maps; SETS] {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            #[expect(unsafe_code, reason = "the processor has the instructions that the function is compiled for")]
+            // SAFETY: see above.
+            return unsafe { self.infer_avx2(messages, iterations) };
         }
-        self.believe();
+        self.infer_here(messages, iterations)
     }
 
-    /// Beliefs are the softmax of the energies over the labels of each set.
-    fn believe(&mut self) {
-        if let ([beliefs], [energies]) = (self.beliefs.as_mut_slice(), self.energies.as_slice()) {
-            for (belief, energy) in beliefs.iter_mut().zip(energies) {
-                let tops = Self::spread(energy, f32::MIN, f32::max);
-                *belief = std::array::from_fn(|lane| exp_of_negative(energy[lane] - tops[lane]));
-                let sums = Self::spread(belief, 0.0, |sum, value| sum + value);
-                *belief = std::array::from_fn(|lane| belief[lane] / sums[lane]);
-            }
-            return;
+    /// The same on vectors of eight. Not of fused multiply-add, so that every processor gives the same bits.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn infer_avx2(&self, messages: &mut impl Messages<LANES>, iterations: usize) -> [Maps; SETS] {
+        self.infer_here(messages, iterations)
+    }
+
+    #[inline(always)]
+    fn infer_here(&self, messages: &mut impl Messages<LANES>, iterations: usize) -> [Maps; SETS] {
+        // The usual case of one block is compiled apart: its loops over blocks vanish.
+        if self.blocks == 1 {
+            self.infer_blocks(messages, iterations, 1)
+        } else {
+            self.infer_blocks(messages, iterations, self.blocks)
         }
-        for pixel in 0..self.beliefs.first().map_or(0, Vec::len) {
-            let mut tops = [f32::MIN; LANES];
-            for energies in &self.energies {
-                tops = std::array::from_fn(|lane| tops[lane].max(energies[pixel][lane]));
+    }
+
+    #[inline(always)]
+    fn infer_blocks(&self, messages: &mut impl Messages<LANES>, iterations: usize, blocks: usize) -> [Maps; SETS] {
+        let mut beliefs = self.unary.clone();
+        for group in beliefs.chunks_exact_mut(blocks) {
+            Self::believe(group, blocks);
+        }
+        for _ in 0..iterations {
+            messages.exchange(&beliefs, blocks);
+            for pixel in 0..self.height * self.width {
+                let own = pixel * blocks..(pixel + 1) * blocks;
+                let group = &mut beliefs[own.clone()];
+                group.copy_from_slice(&self.unary[own]);
+                messages.hear(pixel, group, blocks);
+                Self::believe(group, blocks);
             }
-            let tops = Self::spread(&tops, f32::MIN, f32::max);
-            let mut sums = [0.0; LANES];
-            for (beliefs, energies) in self.beliefs.iter_mut().zip(&self.energies) {
-                beliefs[pixel] = std::array::from_fn(|lane| exp_of_negative(energies[pixel][lane] - tops[lane]));
-                sums = std::array::from_fn(|lane| sums[lane] + beliefs[pixel][lane]);
+        }
+        std::array::from_fn(|set| {
+            let mut maps = Maps::zeros(self.labels[set], self.height, self.width);
+            for label in 0..self.labels[set] {
+                let (block, lane) = Self::place(set, label);
+                for (value, group) in maps.channel_mut(label).iter_mut().zip(beliefs.chunks_exact(blocks)) {
+                    *value = group[block][lane];
+                }
             }
-            let sums = Self::spread(&sums, 0.0, |sum, value| sum + value);
-            for beliefs in &mut self.beliefs {
-                beliefs[pixel] = std::array::from_fn(|lane| beliefs[pixel][lane] / sums[lane]);
+            maps
+        })
+    }
+
+    /// Turns the energies of a pixel into beliefs: the softmax over the labels of each set.
+    #[inline(always)]
+    fn believe(group: &mut [[f32; LANES]], blocks: usize) {
+        let group = &mut group[..blocks];
+        // Loops, and no closures: those would be compiled without the caller's instructions.
+        let mut tops = [f32::MIN; LANES];
+        for energies in group.iter() {
+            for lane in 0..LANES {
+                tops[lane] = tops[lane].max(energies[lane]);
+            }
+        }
+        let tops = Self::spread(&tops, f32::MIN, f32::max);
+        let mut sums = [0.0; LANES];
+        for energies in group.iter_mut() {
+            for lane in 0..LANES {
+                energies[lane] = exp_of_negative(energies[lane] - tops[lane]);
+                sums[lane] += energies[lane];
+            }
+        }
+        let sums = Self::spread(&sums, 0.0, |sum, value| sum + value);
+        for beliefs in group {
+            for lane in 0..LANES {
+                beliefs[lane] /= sums[lane];
             }
         }
     }
@@ -281,25 +373,13 @@ impl<const LANES: usize, const SETS: usize> MeanField<LANES, SETS> {
         }
         folded
     }
-
-    /// Copies the beliefs in the labels of one set to maps.
-    fn set(&self, set: usize, labels: usize, height: usize, width: usize) -> Maps {
-        let mut maps = Maps::zeros(labels, height, width);
-        for label in 0..labels {
-            let (chunk, lane) = Self::place(set, label);
-            for (value, lanes) in maps.channel_mut(label).iter_mut().zip(&self.beliefs[chunk]) {
-                *value = lanes[lane];
-            }
-        }
-        maps
-    }
 }
 
 /// Returns e^x for x <= 0 within 2 units in the last place, and zero below e^-80.
 ///
 /// Plain arithmetic, so that it is vectorised, and gives the same bits on every platform, unlike the system's `expf`. The
 /// polynomial is that of Cephes (`expf.c`, Moshier) on [-ln 2 / 2, ln 2 / 2].
-#[inline]
+#[inline(always)]
 fn exp_of_negative(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -363,7 +443,7 @@ mod tests {
             let (one, two) = (unary(one), unary(two));
             let [first, second] = crf.infer_pair([&one, &two], 5);
             for (together, alone) in [(first, crf.infer(&one, 5)), (second, crf.infer(&two, 5))] {
-                // The chunked softmax divides where the other multiplies by the inverse.
+                // Sums over more lanes, zeros among them, may round in another order.
                 let worst = together.data().iter().zip(alone.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(worst < 1e-5, "off by {worst}");
             }
@@ -394,7 +474,25 @@ mod tests {
         let map = LabelMap::new(height, width, (0..pixels).map(|i| (i % width / 3 + i % 5 / 4) as u8 % 3).collect());
         let unary = Unary::from_labels(&map, LABELS, 0.7, false);
 
-        let mut field = MeanField::<4, 1>::new([&unary]);
+        /// Pairs of pixels instead of lattices, with what was last believed.
+        struct Exact<'a> {
+            weighted: &'a [Vec<Vec<f64>>],
+            beliefs: Vec<[f32; 4]>,
+        }
+        impl Messages<4> for Exact<'_> {
+            fn exchange(&mut self, beliefs: &[[f32; 4]], _blocks: usize) {
+                self.beliefs = beliefs.to_vec();
+            }
+            fn hear(&self, pixel: usize, energies: &mut [[f32; 4]], _blocks: usize) {
+                for rows in self.weighted {
+                    for (weight, belief) in rows[pixel].iter().zip(&self.beliefs) {
+                        for lane in 0..4 {
+                            energies[0][lane] += *weight as f32 * belief[lane];
+                        }
+                    }
+                }
+            }
+        }
         let mut want = vec![[0.0; LABELS]; pixels];
         let normal = |energies: [f64; LABELS]| {
             let sum: f64 = energies.iter().map(|energy| energy.exp()).sum();
@@ -405,17 +503,6 @@ mod tests {
             *belief = normal(std::array::from_fn(|label| -cost(label, pixel)));
         }
         for _ in 0..10 {
-            field.step(|beliefs, energies| {
-                for (i, energy) in energies.iter_mut().enumerate() {
-                    for rows in &weighted {
-                        for (j, belief) in beliefs.iter().enumerate() {
-                            for lane in 0..4 {
-                                energy[lane] += rows[i][j] as f32 * belief[lane];
-                            }
-                        }
-                    }
-                }
-            });
             let before = want.clone();
             for (pixel, belief) in want.iter_mut().enumerate() {
                 *belief = normal(std::array::from_fn(|label| {
@@ -426,7 +513,8 @@ mod tests {
                 }));
             }
         }
-        let got = field.set(0, LABELS, height, width);
+        let mut exact = Exact { weighted: &weighted, beliefs: Vec::new() };
+        let [got] = MeanField::<4, 1>::new([&unary]).infer(&mut exact, 10);
         for label in 0..LABELS {
             for (got, want) in got.channel(label).iter().zip(&want) {
                 // f32 sums of 63 terms against f64.

@@ -86,7 +86,7 @@ impl Stage for Export {
     const SPEC: Spec = Spec {
         name: "cam.export",
         about: "Make class activation maps of labelled images with a trained classifier",
-        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed.
         revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },

@@ -44,7 +44,8 @@ impl Stage for DebugMaps {
     const SPEC: Spec = Spec {
         name: "debug.maps",
         about: "Maps made of the ground truth, to try out what works on maps",
-        revision: 1,
+        // 2: maps are packed.
+        revision: 2,
         inputs: &[Port {
             name: "images",
             takes: &[Kind::ImageSet],

@@ -138,7 +138,8 @@ impl Stage for Average {
 }
 
 const fn spec(name: &'static str, about: &'static str) -> Spec {
-    Spec { name, about, revision: 1, inputs: PORTS, output: Kind::CamSet, work: Work::PerImage, seeded: false }
+    // 2: maps are packed.
+    Spec { name, about, revision: 2, inputs: PORTS, output: Kind::CamSet, work: Work::PerImage, seeded: false }
 }
 
 impl Params {

@@ -396,7 +396,7 @@ impl Stage for Propagate {
     const SPEC: Spec = Spec {
         name: "irn.propagate",
         about: "Spread maps over each image by a random walk that stops at IRN's boundaries",
-        // 2: JPEGs decode to the pixels of libjpeg-turbo.
+        // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed.
         revision: 2,
         inputs: &[
             Port {

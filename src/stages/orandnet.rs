@@ -312,7 +312,8 @@ impl Stage for Refine {
         name: "orandnet.refine",
         about: "Refine maps with a trained ORANDNet",
         // 2: maps are probabilities where the loss makes them so.
-        revision: 2,
+        // 3: maps are packed.
+        revision: 3,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps to refine: OR" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained ORANDNet" },

@@ -22,6 +22,7 @@ mod graph;
 mod licences;
 mod networks;
 mod op;
+mod operations;
 mod orders;
 mod parameters;
 mod photographs;
