@@ -1,5 +1,6 @@
 //! What the verbs that look into the cache share: its folder, the developers' log, and results as tables and JSON.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -26,10 +27,18 @@ pub(crate) struct CacheDir {
 impl CacheDir {
     /// Opens the cache.
     pub(crate) fn open(&self) -> Result<Store, Failure> {
-        Store::open(&self.cache).map_err(|error| Failure::Message {
-            message: error.to_string(),
-            help: Some("give a folder that can be written with `--cache DIR` or ORANDFLOW_CACHE".to_owned()),
-            code: 2,
+        Store::open(&self.cache).map_err(|error| {
+            let message = error.to_string();
+            match error.cause.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    let help = "make room on the disk; nothing that is complete has to be made again".to_owned();
+                    Failure::Message { message, help: Some(help), code: 1 }
+                }
+                _ => {
+                    let help = "give a folder that can be written with `--cache DIR` or ORANDFLOW_CACHE".to_owned();
+                    Failure::Message { message, help: Some(help), code: 2 }
+                }
+            }
         })
     }
 }

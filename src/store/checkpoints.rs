@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use super::Store;
+use super::actions::Lookup;
 use crate::digest::Digest;
 
 /// How many checkpoints of an action are kept: the last one, and the one before in case the last is damaged.
@@ -65,7 +66,8 @@ impl Store {
     pub(super) fn tidy_checkpoints(&self) {
         let Ok(entries) = std::fs::read_dir(self.bucket().join("checkpoints")) else { return };
         let keys = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        for key in keys.filter(|key| self.record_path(*key).exists()).collect::<Vec<Digest>>() {
+        // One whose result was lost since is made again, and needs its checkpoints.
+        for key in keys.filter(|key| matches!(self.lookup(*key), Lookup::Hit(_))).collect::<Vec<Digest>>() {
             self.remove_checkpoints(key);
         }
     }

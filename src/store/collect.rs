@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::Store;
-use super::actions::Record;
+use super::actions::{Lookup, Record};
 use super::files::Files;
 use super::owner::Owner;
 use crate::digest::Digest;
@@ -215,7 +215,7 @@ impl Store {
         for path in list(self.bucket().join("checkpoints")) {
             let key: Option<Digest> =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            let done = key.is_some_and(|key| self.record_path(key).exists());
+            let done = key.is_some_and(|key| matches!(self.lookup(key), Lookup::Hit(_)));
             if run.is_none() && (done || too_old(&path)) {
                 gone.push(path);
             }
