@@ -93,6 +93,11 @@ impl Operand {
         Ok(Self { name: word.to_owned(), sweep, point })
     }
 
+    /// Makes one of a point that is known.
+    pub(crate) fn of(name: String, sweep: Sweep, point: usize) -> Self {
+        Self { name, sweep, point }
+    }
+
     /// Looks at the point's stages.
     pub(crate) fn survey(&self, store: &Store) -> Result<Outcome, Failure> {
         let chosen = self.sweep.steps_of(&[self.point]);

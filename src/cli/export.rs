@@ -127,9 +127,9 @@ fn voc_classes(manifest: &Manifest, stage: &str) -> Result<(), Failure> {
 }
 
 /// Reads what a result consists of: blobs of the cache, and files of the data set.
-struct Cache<'a> {
-    store: &'a Store,
-    planner: &'a Planner<'a>,
+pub(crate) struct Cache<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) planner: &'a Planner<'a>,
 }
 
 impl Source for Cache<'_> {

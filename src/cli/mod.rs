@@ -9,6 +9,7 @@ mod export;
 mod graph;
 mod op;
 mod plan;
+mod report;
 mod results;
 mod run;
 mod schema;
@@ -44,6 +45,8 @@ enum Command {
     Results(results::ResultsArgs),
     /// Say what differs between two pipelines, runs or points of a sweep, and in what came of them
     Diff(diff::DiffArgs),
+    /// Write everything that is known of a pipeline's results as one HTML page
+    Report(report::ReportArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what is known of a stage's result: provenance, sizes, metrics
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::sweep(args),
         Command::Results(args) => results::results(args),
         Command::Diff(args) => diff::diff(args),
+        Command::Report(args) => self::report::report(args),
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),

@@ -15,6 +15,7 @@ use crate::report::bars::Bars;
 use crate::report::jsonl::Jsonl;
 use crate::report::log::Log;
 use crate::report::plain::Plain;
+use crate::report::tensorboard::TensorBoard;
 use crate::report::text::duration;
 use crate::report::{Listener, Reporter};
 use crate::run::event::Stamped;
@@ -145,7 +146,8 @@ impl Order<'_> {
             fs_err::write(folder.join("set.txt"), set).map_err(|error| outside(&error))?;
         }
         let recording = Jsonl::create(&folder.join("events.jsonl")).map_err(|error| outside(&error))?;
-        let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(recording)];
+        let mut listeners: Vec<Box<dyn Listener>> =
+            vec![Box::new(recording), Box::new(TensorBoard::new(&folder.join("tensorboard")))];
         if self.log.log.is_some() {
             listeners.push(Box::new(Log));
         }

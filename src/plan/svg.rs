@@ -248,11 +248,12 @@ fn draw(plan: &Plan, nodes: &[Node], edges: &[Edge]) -> String {
         svg.push_str(&curve(&points, edge, plan, nodes));
     }
     for node in nodes {
-        let Some(step) = node.step.map(|step| &plan.steps[step]) else { continue };
+        let Some(index) = node.step else { continue };
+        let step = &plan.steps[index];
         let spec = step.kind.spec();
         let (x, y) = (node.x - node.width / 2.0, top(node));
         svg.push_str(&format!(
-            "<g><title>{} makes {}</title><rect class=\"box {}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
+            "<g class=\"step\" data-step=\"{index}\"><title>{} makes {}</title><rect class=\"box {}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
              height=\"{BOX_HEIGHT}\" rx=\"7\"/><text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\
              <text class=\"kind\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>\n",
             escaped(&step.name),

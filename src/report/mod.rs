@@ -3,10 +3,13 @@
 pub mod bars;
 pub mod diff;
 pub mod draw;
+pub mod html;
 pub mod jsonl;
 pub mod log;
+pub mod pace;
 pub mod plain;
 pub mod results;
+pub mod tensorboard;
 pub mod text;
 
 use std::sync::{Mutex, PoisonError};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use super::pace::Pace;
 use super::{Listener, text};
 use crate::run::event::{Event, Stamped};
 
@@ -12,7 +13,7 @@ const PAUSE: f64 = 20.0;
 /// Writes one line per change.
 pub struct Plain<W> {
     out: W,
-    told: BTreeMap<String, f64>,
+    told: BTreeMap<String, (f64, Pace)>,
     metrics: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -24,14 +25,16 @@ impl<W: Write + Send> Plain<W> {
 
     /// Returns a line on progress if the last one is long ago.
     fn progress(&mut self, at: f64, stage: &str, done: u64, total: u64, unit: &str) -> Option<String> {
-        let told = self.told.entry(stage.to_owned()).or_insert(at);
+        let (told, pace) = self.told.entry(stage.to_owned()).or_insert_with(|| (at, Pace::from(at, done)));
+        pace.step(at, done, total);
         if at - *told < PAUSE {
             return None;
         }
         *told = at;
+        let pace = pace.text();
         let metrics = self.metrics.get(stage).into_iter().flatten();
         let metrics: String = metrics.map(|(name, value)| format!(", {name} {value:.4}")).collect();
-        Some(format!("{stage}: {done} of {total} {unit}{metrics}"))
+        Some(format!("{stage}: {done} of {total} {unit}{pace}{metrics}"))
     }
 }
 

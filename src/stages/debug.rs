@@ -322,6 +322,9 @@ pub struct Sleep;
 pub struct SleepParams {
     /// How long, in seconds.
     pub seconds: f64,
+    /// In so many steps, each with a falling loss; 0 says nothing. Not part of the key.
+    #[serde(default)]
+    pub steps: NotInKey<usize>,
 }
 
 impl Stage for Sleep {
@@ -346,9 +349,16 @@ impl Stage for Sleep {
     fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let text = everything(ctx)?;
         let started = Instant::now();
+        let mut told = 0;
         while started.elapsed().as_secs_f64() < params.seconds {
             ctx.check_cancelled()?;
             std::thread::sleep(Duration::from_millis(2));
+            let share = (started.elapsed().as_secs_f64() / params.seconds).min(1.0);
+            while told < (share * params.steps.0 as f64) as usize {
+                told += 1;
+                ctx.metric("loss", told, 1.0 / told as f64);
+                ctx.progress(told, params.steps.0, "steps");
+            }
         }
         Ok(Output::whole(Value::Null, TEXT, text.into_bytes()))
     }

@@ -27,6 +27,7 @@ mod orders;
 mod parameters;
 mod photographs;
 mod properties;
+mod report;
 mod results;
 mod rooms;
 mod run;

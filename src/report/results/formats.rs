@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Cell, Column, Measure, Results, Row};
+use crate::report::html::{CellView, ColumnView, ResultsView, RowView};
 use crate::report::text::{Align, table};
 
 /// A form of the table.
@@ -31,6 +32,41 @@ pub fn render(results: &Results, format: Format) -> String {
         Format::Json => format!("{:#}\n", as_json(results)),
         Format::Markdown => markdown(results),
         Format::Latex => latex(results),
+    }
+}
+
+impl Results {
+    /// Returns the table in words, for the page; nothing without scores.
+    pub(in crate::report) fn view(&self) -> Option<ResultsView> {
+        if self.columns.is_empty() {
+            return None;
+        }
+        let columns = self.columns.iter().map(|column| ColumnView {
+            stage: column.stage_title(),
+            title: column.title(),
+            protocol: self.protocols[column.protocol].clone(),
+        });
+        let rows = self.rows.iter().enumerate().map(|(index, row)| {
+            let mut heads = head(self, row);
+            if shows_counts(self) {
+                heads.push(counted(row));
+            }
+            let cell = |(column, cell): (&Column, &Option<Cell>)| {
+                let best = column.best.contains(&index);
+                cell.as_ref().map(|cell| CellView { text: column.cell(cell, " ± "), best })
+            };
+            RowView { heads, cells: self.columns.iter().zip(&row.cells).map(cell).collect() }
+        });
+        let mut heads = head_titles(self);
+        let mut notes = Vec::new();
+        if shows_counts(self) {
+            heads.push("seeds".to_owned());
+            notes.push("mean ± sample standard deviation over seeds".to_owned());
+        }
+        if self.columns.iter().any(|column| column.oracle) {
+            notes.push("\u{2020} oracle: ground truth of the scored images chose the threshold".to_owned());
+        }
+        Some(ResultsView { heads, columns: columns.collect(), rows: rows.collect(), notes })
     }
 }
 

@@ -1,0 +1,346 @@
+"use strict";
+const page = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+
+/** Makes an element; attributes with the value null are left out, a function is a listener. */
+function make(tag, attributes, ...children) {
+  const svg = ["svg", "path", "rect", "text", "line", "g", "title"].includes(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) node.append(child);
+  return node;
+}
+const percent = (value) => (value === null || value === undefined ? "-" : (100 * value).toFixed(1));
+function seconds(value) {
+  if (value === null || value === undefined) return "-";
+  if (value < 60) return value.toFixed(value < 0.1 ? 2 : 1) + " s";
+  if (value < 3600) return Math.floor(value / 60) + " min " + Math.round(value % 60) + " s";
+  return Math.floor(value / 3600) + " h " + Math.round((value % 3600) / 60) + " min";
+}
+function bytes(value) {
+  for (const unit of ["B", "KiB", "MiB", "GiB"]) {
+    if (value < 1024) return (unit === "B" ? value : value.toFixed(1)) + " " + unit;
+    value /= 1024;
+  }
+  return value.toFixed(1) + " TiB";
+}
+function table(titles, rows) {
+  const head = make("tr", null, titles.map((title) => make("th", { scope: "col", class: title.word ? "word" : null }, title.text)));
+  return make("table", null, make("thead", null, head), make("tbody", null, rows));
+}
+const word = (text) => ({ text, word: true });
+const number = (text) => ({ text });
+/** Hides a section that has nothing to show, and keeps it out of the list of sections. */
+function section(id, filled) {
+  const node = $(id);
+  node.hidden = !filled;
+  if (filled) $("sections").append(make("li", null, make("a", { href: "#" + id }, node.querySelector("h2").textContent)));
+}
+function choice(label, options, chosen, change) {
+  const select = make("select", { change: (event) => change(event.target.value) });
+  for (const [value, text] of options) select.append(make("option", { value, selected: value === chosen }, text));
+  return make("label", null, label + " ", select);
+}
+
+// Stages
+
+function show(index) {
+  const step = page.steps[index];
+  const details = $("details");
+  details.replaceChildren();
+  const row = (name, value) => (value === null || value === undefined || value === "" ? [] : [make("dt", null, name), make("dd", null, String(value))]);
+  const made = step.made || {};
+  details.append(
+    make("h3", null, step.name),
+    make("dl", null,
+      row("kind", step.kind), row("state", step.status), row("why", step.reason),
+      row("took", made.seconds === undefined ? null : seconds(made.seconds)),
+      row("peak memory", made.peak_memory ? bytes(made.peak_memory) : null),
+      row("made", made.started), row("on", made.host ? made.host + ", device " + made.device : null),
+      row("by", made.stage ? "stage " + made.stage + " of " + made.pipeline + ", version " + made.version : null),
+      row("result", step.size === null ? null : step.parts + (step.parts === 1 ? " part, " : " parts, ") + bytes(step.size)),
+      row("images", step.images || null), row("key", step.key), row("artifact", step.output)));
+  if (step.inputs.length) {
+    details.append(make("h3", null, "Inputs"), make("dl", null, step.inputs.map(([port, other]) => [
+      make("dt", null, port),
+      make("dd", null, make("button", { class: "link", type: "button", click: () => show(other) }, page.steps[other].name)),
+    ])));
+  }
+  if (step.params.length) {
+    details.append(make("h3", null, "Parameters"), make("dl", null, step.params.map(([name, value, place]) => [
+      make("dt", null, name), make("dd", { class: "mono" }, value, make("span", { class: "soft" }, place ? "  " + place : "  default")),
+    ])));
+  }
+  if (step.log.length) details.append(make("h3", null, "Log"), make("pre", { tabindex: 0 }, step.log.join("\n")));
+  for (const node of document.querySelectorAll("#picture .step")) {
+    const chosen = Number(node.dataset.step) === index;
+    node.classList.toggle("chosen", chosen);
+    node.setAttribute("aria-pressed", chosen ? "true" : "false");
+  }
+}
+function graph() {
+  const picture = document.querySelector("#picture > svg");
+  picture.setAttribute("role", "group");
+  for (const node of picture.querySelectorAll(".step")) {
+    const step = page.steps[Number(node.dataset.step)];
+    const open = () => show(Number(node.dataset.step));
+    node.setAttribute("tabindex", "0");
+    node.setAttribute("role", "button");
+    node.setAttribute("aria-label", step.name + ", " + step.kind + ", " + step.status);
+    node.classList.toggle("failed", step.status === "failed");
+    node.classList.toggle("missing", step.output === null);
+    node.addEventListener("click", open);
+    node.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); }
+    });
+  }
+  $("stages").append(table([word("stage"), word("kind"), word("state"), number("took"), number("size")], page.steps.map((step, index) =>
+    make("tr", null,
+      make("td", { class: "word" }, make("button", { class: "link", type: "button", click: () => { show(index); $("details").scrollIntoView({ block: "nearest" }); } }, step.name)),
+      make("td", { class: "word" }, step.kind), make("td", { class: "word" }, step.status),
+      make("td", null, step.made ? seconds(step.made.seconds) : "-"), make("td", null, step.size === null ? "-" : bytes(step.size))))));
+  if (page.steps.length) show(0);
+  section("graph", page.steps.length > 0);
+}
+
+// Plots
+
+const DASHES = ["", "6 3", "2 3", "8 3 2 3", "", "6 3"];
+function line(name, points, at) {
+  return { name, points, colour: "var(--c" + (at % 6) + ")", dash: DASHES[at % 6] };
+}
+function plot(title, series, across, up, bounds) {
+  const width = 400, height = 230, left = 46, right = 12, top = 10, bottom = 34;
+  const all = series.flatMap((one) => one.points);
+  const reach = (at) => {
+    const values = all.map((point) => point[at]);
+    let low = Math.min(...values), high = Math.max(...values);
+    if (low === high) { low -= 0.5; high += 0.5; }
+    return [low, high];
+  };
+  const [x0, x1] = bounds ? bounds[0] : reach(0);
+  const [y0, y1] = bounds ? bounds[1] : reach(1);
+  const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
+  const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
+  const short = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : Number(value.toPrecision(2)).toString());
+  const label = (text, at, anchor) => make("text", { x: at[0], y: at[1], style: "text-anchor: " + anchor }, text);
+  const svg = make("svg", { class: "plot", width, height, viewBox: "0 0 " + width + " " + height, role: "img",
+    "aria-label": title + ": " + series.map((one) => one.name + " from " + short(one.points[0][1]) + " to " + short(one.points[one.points.length - 1][1])).join(", ") });
+  for (let tick = 0; tick <= 4; tick++) {
+    const across = x0 + ((x1 - x0) * tick) / 4, upward = y0 + ((y1 - y0) * tick) / 4;
+    svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: y(upward), y2: y(upward) }),
+      label(short(upward), [left - 6, y(upward) + 4], "end"), label(short(across), [x(across), height - bottom + 16], "middle"));
+  }
+  svg.append(label(across, [(left + width - right) / 2, height - 3], "middle"));
+  for (const one of series) {
+    const path = one.points.map((point, at) => (at ? "L" : "M") + x(point[0]).toFixed(1) + " " + y(point[1]).toFixed(1)).join("");
+    svg.append(make("path", { d: path, style: "stroke: " + one.colour, "stroke-dasharray": one.dash || null }, make("title", null, one.name)));
+  }
+  const legend = make("ul", { class: "legend" }, series.map((one) => make("li", null,
+    make("svg", { width: 26, height: 8, "aria-hidden": "true" }, make("path", { d: "M0 4H26", style: "stroke: " + one.colour + "; stroke-width: 2.5; fill: none", "stroke-dasharray": one.dash || null })),
+    one.name)));
+  return make("figure", null, make("figcaption", null, title), make("div", { class: "soft" }, up), svg, legend);
+}
+
+// Scores
+
+function results() {
+  const found = page.results;
+  section("results", found !== null);
+  if (!found) return;
+  const groups = [];
+  for (const [at, column] of found.columns.entries()) {
+    const last = groups[groups.length - 1];
+    if (last && last.title === column.stage) last.columns.push(at);
+    else groups.push({ title: column.stage, protocol: column.protocol, columns: [at] });
+  }
+  for (const group of groups) {
+    const rows = found.rows.filter((row) => group.columns.some((at) => row.cells[at] !== null));
+    const titles = found.heads.map(word).concat(group.columns.map((at) => number(found.columns[at].title)));
+    $("results").append(make("h3", null, group.title), make("p", { class: "soft" }, group.protocol), make("div", { class: "scroll" }, table(titles, rows.map((row) => make("tr", null,
+      row.heads.map((text) => make("td", { class: "word" }, text)),
+      group.columns.map((at) => make("td", { class: row.cells[at] && row.cells[at].best ? "best" : null,
+        "aria-label": row.cells[at] && row.cells[at].best ? row.cells[at].text + ", best" : null }, row.cells[at] ? row.cells[at].text : "-")))))));
+  }
+  for (const note of found.notes) $("results").append(make("p", { class: "soft" }, note));
+}
+function metrics() {
+  const tables = page.metrics;
+  section("metrics", tables.length > 0);
+  if (!tables.length) return;
+  const body = make("div");
+  const draw = (at) => {
+    const found = tables[at];
+    body.replaceChildren(make("p", { class: "soft" }, found.protocol));
+    const bars = (name, key) => {
+      const box = make("div", { class: "bars", role: "list", "aria-label": name + " of each class" });
+      for (const one of found.per_class) {
+        const value = one[key];
+        box.append(make("span", null, one.name),
+          make("div", { class: "bar", role: "listitem", "aria-label": one.name + ": " + percent(value) + " %" }, make("span", { style: "width: " + 100 * Math.max(0, Math.min(1, value || 0)) + "%" })),
+          make("span", null, percent(value)));
+      }
+      return make("div", null, make("h3", null, name), box);
+    };
+    if (found.per_class.length) body.append(make("div", { class: "plots" }, bars("IoU %", "iou"), bars("Precision %", "precision"), bars("Recall %", "recall")));
+    if (found.confusion.length) {
+      const names = found.per_class.map((one) => one.name);
+      const rows = found.confusion.map((row, truth) => {
+        const sum = row.reduce((one, other) => one + other, 0);
+        return make("tr", null, make("th", { scope: "row", class: "word" }, names[truth] || truth), row.map((count) => {
+          const share = sum ? count / sum : 0;
+          return make("td", { style: "background: rgba(var(--cell), " + (0.55 * share).toFixed(3) + ")", title: count + " pixels" }, sum ? (100 * share).toFixed(1) : "-");
+        }));
+      });
+      body.append(make("h3", null, "Confusion: % of the true pixels of a class (rows) that were given a class (columns)"),
+        make("div", { class: "scroll confusion" }, table([word("truth")].concat(names.map(number)), rows)));
+    }
+  };
+  $("metrics").append(make("div", { class: "controls" },
+    choice("Stage", tables.map((one, at) => [String(at), one.stage + "  (mIoU " + percent(one.miou) + ")"]), "0", (at) => draw(Number(at)))), body);
+  draw(0);
+}
+function thresholds() {
+  const found = page.metrics.filter((one) => one.curve.length > 1);
+  section("thresholds", found.length > 0);
+  if (!found.length) return;
+  const whole = [[0, 1], [0, 1]];
+  const known = (points) => points.filter((point) => point[0] !== null && point[1] !== null);
+  const body = make("div", { class: "plots" });
+  const draw = (at) => {
+    const one = found[at];
+    const pick = (key) => known(one.curve.map((point) => [point.threshold, point[key]]));
+    body.replaceChildren(
+      plot(one.stage, [line("mIoU", pick("miou"), 0), line("precision", pick("precision"), 1), line("recall", pick("recall"), 2)].filter((one) => one.points.length), "background threshold", "score", [[one.curve[0].threshold, one.curve[one.curve.length - 1].threshold], [0, 1]]),
+      plot("Precision over recall", found.slice(0, 24).map((other, at) => line(other.stage, known(other.curve.map((point) => [point.recall, point.precision])), at)).filter((one) => one.points.length), "mean recall", "mean precision", whole));
+  };
+  $("thresholds").append(make("div", { class: "controls" }, choice("Stage", found.map((one, at) => [String(at), one.stage]), "0", (at) => draw(Number(at)))), body);
+  draw(0);
+  $("thresholds").append(make("div", { class: "scroll" }, table([word("stage"), number("best threshold"), number("mIoU %"), number("PR area %")], found.map((one) => make("tr", null,
+    make("td", { class: "word" }, one.stage), make("td", null, one.threshold === null ? "-" : String(one.threshold)), make("td", null, percent(one.miou)), make("td", null, percent(one.area)))))));
+}
+
+// Images
+
+function images() {
+  const groups = page.images;
+  section("images", groups.length > 0);
+  if (!groups.length) return;
+  const state = { group: 0, className: "", order: "worst" };
+  const controls = make("div", { class: "controls" });
+  const status = make("p", { class: "soft", role: "status" });
+  const body = make("div", { class: "scroll" });
+  const draw = () => {
+    const group = groups[state.group];
+    controls.replaceChildren();
+    if (groups.length > 1) controls.append(choice("Set", groups.map((one, at) => [String(at), one.name]), String(state.group), (at) => { state.group = Number(at); state.className = ""; draw(); }));
+    const names = [...new Set(group.rows.flatMap((row) => row.classes))].sort();
+    controls.append(choice("Class", [["", "all classes"]].concat(names.map((name) => [name, name])), state.className, (name) => { state.className = name; draw(); }));
+    if (group.scored) {
+      for (const [order, text] of [["worst", "Worst first"], ["best", "Best first"], ["name", "By name"]]) {
+        controls.append(make("button", { type: "button", "aria-pressed": state.order === order ? "true" : "false", click: () => { state.order = order; draw(); } }, text));
+      }
+    }
+    const rows = group.rows.filter((row) => !state.className || row.classes.includes(state.className));
+    const by = (row) => (row.score === null ? 2 : row.score);
+    rows.sort((one, other) => (!group.scored || state.order === "name" ? (one.id < other.id ? -1 : 1) : state.order === "worst" ? by(one) - by(other) : by(other) - by(one)));
+    status.textContent = rows.length + " of " + group.rows.length + " chosen images of " + group.total + (group.scored ? "; scored by " + group.scored : "");
+    const cell = (row, at) => {
+      const pictures = row.cells[at];
+      if (!pictures) return make("td", null, make("span", { class: "none" }, "-"));
+      const name = state.className && pictures[state.className] ? state.className : pictures[""] ? "" : Object.keys(pictures)[0];
+      const what = group.columns[at] + " of " + row.id + (name ? ", class " + name : "");
+      return make("td", null, make("img", { src: pictures[name], alt: what, width: row.width, height: row.height, loading: "lazy", decoding: "async" }));
+    };
+    const titles = [word("image")].concat(group.columns.map(number));
+    const made = rows.map((row) => make("tr", null,
+      make("th", { scope: "row", class: "word" }, make("span", { class: "mono" }, row.id), make("br"), make("span", { class: "soft" }, row.classes.join(", ")),
+        row.score === null ? null : make("br"), row.score === null ? null : "mIoU " + percent(row.score)),
+      group.columns.map((_, at) => cell(row, at))));
+    const drawn = table(titles, made);
+    drawn.className = "grid";
+    body.replaceChildren(drawn);
+  };
+  $("images").append(make("p", { class: "hint" }, "Maps are laid over the grey photograph, from dark (0) to light (1). The class chooser picks the images that have a class, and its map."), controls, status, body);
+  draw();
+}
+
+// Two runs
+
+function difference() {
+  const found = page.difference;
+  section("difference", found !== null);
+  if (!found) return;
+  const box = $("difference");
+  box.append(make("p", null, "A: " + found.names[0]), make("p", null, "B: " + found.names[1]),
+    make("p", { class: "soft" }, found.same + (found.same === 1 ? " stage has" : " stages have") + " the same result on both sides."));
+  for (const [at, side] of ["A", "B"].entries()) if (found.only_in[at].length) box.append(make("p", null, "Only in " + side + ": " + found.only_in[at].join(", ")));
+  const values = found.stages.flatMap((stage) => stage.values.map((value) => [stage.stage, value.name, value.a, value.b]));
+  if (values.length) box.append(make("h3", null, "Parameters and inputs"), make("div", { class: "scroll" }, table(["stage", "value", "A", "B"].map(word), values.map((row) => make("tr", null, row.map((text) => make("td", { class: "word" }, text)))))));
+  for (const scores of found.scores) {
+    const same = scores.protocols[0] === scores.protocols[1];
+    box.append(make("h3", null, scores.stage), same ? null : make("p", null, "Not to be held against each other. A: " + scores.protocols[0] + ". B: " + scores.protocols[1] + "."),
+      make("div", { class: "scroll" }, table([word("%"), number("A"), number("B"), number("B - A")], scores.values.map((value) => {
+        const change = same && value.a !== null && value.b !== null ? 100 * (value.b - value.a) : null;
+        return make("tr", null, make("td", { class: "word" }, value.name), make("td", null, percent(value.a)), make("td", null, percent(value.b)),
+          make("td", null, change === null ? "-" : (change >= 0 ? "+" : "") + change.toFixed(1)));
+      }))));
+  }
+  const times = found.stages.filter((stage) => stage.seconds.some((value) => value !== null));
+  if (times.length) box.append(make("h3", null, "Times"), make("div", { class: "scroll" }, table([word("stage"), number("A"), number("B")], times.map((stage) => make("tr", null,
+    make("td", { class: "word" }, stage.stage), make("td", null, seconds(stage.seconds[0])), make("td", null, seconds(stage.seconds[1])))))));
+}
+
+// The run
+
+function training() {
+  section("training", page.training.length > 0);
+  for (const stage of page.training) {
+    $("training").append(make("h3", null, stage.stage), make("p", { class: "soft" }, "run " + stage.run),
+      make("div", { class: "plots" }, stage.curves.map((curve, at) => plot(stage.stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", ""))));
+  }
+}
+function timeline() {
+  const run = page.run;
+  section("timeline", run !== null && run.work.length > 0);
+  if (!run || !run.work.length) return;
+  const lanes = Math.max(...run.work.map((work) => work.lane)) + 1;
+  const width = 1100, left = 74, row = 22, height = lanes * row + 34;
+  const end = Math.max(run.seconds, ...run.work.map((work) => work.end));
+  const x = (value) => left + (value / (end || 1)) * (width - left - 16);
+  const names = [...new Set(run.work.map((work) => work.stage))];
+  const svg = make("svg", { class: "plot", width, height, viewBox: "0 0 " + width + " " + height, role: "img",
+    "aria-label": "Timeline: " + run.work.length + " actions of " + names.length + " stages on " + lanes + " workers in " + seconds(run.seconds) + "; the table below has the same" });
+  for (let lane = 0; lane < lanes; lane++) svg.append(make("text", { x: left - 8, y: lane * row + 15, style: "text-anchor: end" }, "worker " + (lane + 1)));
+  for (let tick = 0; tick <= 6; tick++) svg.append(make("text", { x: x((end * tick) / 6), y: height - 6, style: "text-anchor: " + (tick === 6 ? "end" : "middle") }, seconds((end * tick) / 6)));
+  for (const work of run.work) {
+    const step = page.steps.findIndex((step) => step.name === work.stage);
+    const wide = Math.max(1.5, x(work.end) - x(work.start));
+    const box = make("g", { class: "work", click: () => { if (step >= 0) { show(step); $("graph").scrollIntoView(); } } },
+      make("rect", { x: x(work.start), y: work.lane * row + 2, width: wide, height: row - 4, rx: 3, style: "fill: var(--c" + (names.indexOf(work.stage) % 6) + ")" + (work.failed ? "; stroke: var(--bad); stroke-width: 3" : "") }),
+      make("title", null, work.stage + (work.bucket === null ? "" : ", shard " + work.bucket) + ": " + seconds(work.end - work.start) + (work.failed ? ", failed" : "")));
+    if (wide > 7 * work.stage.length + 8) box.append(make("text", { x: x(work.start) + 5, y: work.lane * row + 15, style: "text-anchor: start; fill: var(--back)" }, work.stage));
+    svg.append(box);
+  }
+  const rows = names.map((name) => {
+    const own = run.work.filter((work) => work.stage === name);
+    return make("tr", null, make("td", { class: "word" }, name), make("td", null, seconds(Math.min(...own.map((work) => work.start)))), make("td", null, seconds(Math.max(...own.map((work) => work.end)))),
+      make("td", null, seconds(own.reduce((sum, work) => sum + work.end - work.start, 0))), make("td", null, String(own.length)));
+  });
+  $("timeline").append(make("p", { class: "soft" }, "Run " + run.name + ", " + run.started + ", device " + run.device + ", " + run.jobs + " jobs: " + run.outcome),
+    make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline" }, svg),
+    make("details", null, make("summary", null, "The same as a table"), make("div", { class: "scroll" }, table([word("stage"), number("begins"), number("ends"), number("work"), number("actions")], rows))));
+}
+
+$("summary").textContent = page.summary;
+graph();
+results();
+metrics();
+thresholds();
+images();
+difference();
+training();
+timeline();
