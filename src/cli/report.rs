@@ -244,7 +244,7 @@ fn members<'a>(
             result(outcome, index)
                 .filter(|other| other.digest != own.digest && other.manifest.kind == own.manifest.kind)
         });
-        Some(Member { stage: stage.clone(), manifest: &own.manifest, other: other.map(|other| &*other.manifest) })
+        Some(Member { stage: stage.clone(), manifest: &own.manifest, other: other.map(|other| &**other.manifest) })
     });
     found.collect()
 }
