@@ -41,6 +41,8 @@ impl ColorJitter {
                 0 => adjust_brightness(image, brightness),
                 1 => adjust_contrast(image, contrast),
                 2 => adjust_saturation(image, saturation),
+                // A shift of 0 still takes the pixels through 8-bit HSV; torchvision leaves the operation out.
+                _ if self.hue == 0.0 => {}
                 _ => adjust_hue(image, hue),
             }
         }
