@@ -209,7 +209,9 @@ impl Stage for Import {
                     None => none(params, entry),
                 }
             })
-            .collect::<Result<Vec<ImageMaps>, StageError>>()?;
+            .collect::<Vec<Result<ImageMaps, StageError>>>();
+        // All are read, so that of several faulty files it is always the first that is named.
+        let made = made.into_iter().collect::<Result<Vec<ImageMaps>, StageError>>()?;
         let ids = made.iter().map(|image| image.id.clone()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }

@@ -106,9 +106,10 @@ impl Workbench {
             let made = std::fs::metadata(run.join("events.jsonl")).and_then(|metadata| metadata.modified());
             made.unwrap_or(std::time::SystemTime::UNIX_EPOCH)
         });
-        let text = std::fs::read_to_string(newest.expect("there is a run").join("events.jsonl"));
-        let text = text.expect("a run has events");
-        let all = text.lines().map(|line| serde_json::from_str(line).expect("events are JSON"));
+        // A run that just began has no file yet, and one under way may be in the midst of a line.
+        let text = std::fs::read_to_string(newest.expect("there is a run").join("events.jsonl")).unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let all = whole.map(|line| serde_json::from_str(line).expect("events are JSON"));
         all.filter(|one: &serde_json::Value| one["event"] == event).collect()
     }
 
