@@ -4,6 +4,7 @@ mod cache;
 mod common;
 mod completions;
 mod diff;
+mod doctor;
 mod engine;
 mod export;
 mod graph;
@@ -47,6 +48,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Write everything that is known of a pipeline's results as one HTML page
     Report(report::ReportArgs),
+    /// Look the data of a pipeline through: what is missing or damaged, before any time is spent
+    Doctor(doctor::DoctorArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what is known of a stage's result: provenance, sizes, metrics
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Results(args) => results::results(args),
         Command::Diff(args) => diff::diff(args),
         Command::Report(args) => self::report::report(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),

@@ -3,6 +3,8 @@
 pub mod augment;
 pub mod color;
 pub mod crop_resize;
+pub mod folder;
+pub mod labels;
 pub mod rand_augment;
 pub mod shrink;
 pub mod synthetic;

@@ -32,6 +32,9 @@ pub const CLASSES: [&str; 21] = [
     "tvmonitor",
 ];
 
+/// How many images the splits of PASCAL VOC 2012 have; `train_aug` is that of SBD (SPEC 11).
+pub const SPLIT_SIZES: [(&str, usize); 4] = [("train", 1464), ("train_aug", 10_582), ("val", 1449), ("test", 1456)];
+
 /// The folder of images.
 const IMAGES: &str = "JPEGImages";
 /// The folder of split files.
@@ -41,7 +44,7 @@ pub const ANNOTATIONS: &str = "Annotations";
 /// The file with the names of the classes.
 const CLASS_FILE: &str = "classes.txt";
 /// What an image's file name may end with, in the order in which they are looked for.
-const IMAGE_ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "JPG"];
+pub(super) const IMAGE_ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "JPG"];
 
 /// A data set in VOC layout.
 #[derive(Clone, Debug)]
@@ -249,55 +252,6 @@ pub fn parse_annotation(text: &str, classes: &[String], name: &str) -> Result<Ve
     Ok(labels.into_iter().collect())
 }
 
-/// Reads labels from a CSV file with the columns `id` and `label`, one row per image and class. A row with an empty label says
-/// that the image is there and has no class. Labels are 0-based foreground indices, ascending.
-pub fn read_labels(path: &Path, ids: &[String], classes: &[String]) -> Result<Vec<Vec<u8>>, Problem> {
-    const COLUMNS: &str = "the file needs a first line `id,label` and then one row per image and class";
-    let text = read(path)?;
-    let name = path.display();
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let wrong =
-        |error: csv::Error| Problem::with_help(format!("the labels in `{name}` cannot be read: {error}"), COLUMNS);
-    let headers = reader.headers().map_err(wrong)?.clone();
-    let column = |wanted: &str| {
-        headers
-            .iter()
-            .position(|header| header == wanted)
-            .ok_or_else(|| Problem::with_help(format!("the labels in `{name}` have no column `{wanted}`"), COLUMNS))
-    };
-    let (id_column, label_column) = (column("id")?, column("label")?);
-    let mut labels: BTreeMap<String, BTreeSet<u8>> = BTreeMap::new();
-    for record in reader.records() {
-        let record = record.map_err(wrong)?;
-        let field = |column: usize| record.get(column).unwrap_or_default();
-        let of_image = labels.entry(field(id_column).to_owned()).or_default();
-        let label = field(label_column);
-        if !label.is_empty() {
-            let line = record.position().map_or(0, csv::Position::line);
-            of_image.insert(foreground(label, classes).ok_or_else(|| {
-                let known: Vec<&str> = classes.iter().skip(1).map(String::as_str).collect();
-                Problem::with_help(
-                    format!("`{name}` line {line} has the label `{label}`, which is not a foreground class"),
-                    format!("the classes are {}", known.join(", ")),
-                )
-            })?);
-        }
-    }
-    let missing: Vec<&str> = ids.iter().filter(|id| !labels.contains_key(*id)).map(String::as_str).collect();
-    if !missing.is_empty() {
-        return Err(Problem::with_help(
-            format!(
-                "`{name}` has no row for {} of {}: {}",
-                count(missing.len(), "image", "images"),
-                ids.len(),
-                listed(&missing)
-            ),
-            "give an image without any class a row with an empty label",
-        ));
-    }
-    Ok(ids.iter().map(|id| labels[id].iter().copied().collect()).collect())
-}
-
 /// Returns the foreground classes of a mask, 0-based and ascending; 255 is no class.
 pub fn labels_of(mask: &LabelMap) -> Vec<u8> {
     let mut present = [false; 256];
@@ -307,12 +261,13 @@ pub fn labels_of(mask: &LabelMap) -> Vec<u8> {
     (1..LabelMap::IGNORE).filter(|&index| present[usize::from(index)]).map(|index| index - 1).collect()
 }
 
-fn foreground(class: &str, classes: &[String]) -> Option<u8> {
+/// Returns the 0-based index of a foreground class.
+pub(super) fn foreground(class: &str, classes: &[String]) -> Option<u8> {
     let index = classes.iter().skip(1).position(|known| known == class)?;
     u8::try_from(index).ok()
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
+pub(super) fn read(path: &Path) -> Result<String, Problem> {
     fs_err::read_to_string(path).map_err(|error| Problem::new(error.to_string()))
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::io;
 use crate::artifact::images::{self, ImageEntry};
+use crate::data::labels;
 use crate::data::voc::{self, Layout, labels_of};
 use crate::image::{LabelMap, codec};
 use crate::kind::Kind;
@@ -32,10 +33,11 @@ pub(super) struct Params {
     /// Palette or 8-bit grey PNG, 255 = does not count. Without it the set has no ground truth.
     #[serde(default)]
     masks: NotInKey<Option<String>>,
-    /// Where image-level labels come from: `annotations`, `masks`, or the path of a CSV file
+    /// Where image-level labels come from: `annotations`, `masks`, or the path of a CSV or npy file
     ///
     /// `annotations`: the objects in `Annotations/ID.xml`. `masks`: the classes in the masks of `labels_from`. A CSV file has the
-    /// columns `id` and `label`. Without it: `annotations` where that folder exists, else `masks`.
+    /// columns `id` and `label`; an npy file is the `cls_labels.npy` of the reference programs. Without it: `annotations` where
+    /// that folder exists, else `masks`.
     #[serde(default)]
     labels: NotInKey<Option<String>>,
     /// Folder in the root with the masks that labels are read from
@@ -50,17 +52,17 @@ pub(super) struct Params {
 }
 
 /// Roles of an item's files.
-const IMAGE: &str = "image";
-const MASK: &str = "mask";
-const LABEL_MASK: &str = "label_mask";
-const ANNOTATION: &str = "annotation";
+pub(super) const IMAGE: &str = "image";
+pub(super) const MASK: &str = "mask";
+pub(super) const LABEL_MASK: &str = "label_mask";
+pub(super) const ANNOTATION: &str = "annotation";
 /// Role of the file with class names.
-const CLASSES: &str = "classes";
+pub(super) const CLASSES: &str = "classes";
 
-/// Facts of an item whose labels come from a CSV file.
+/// Facts of an item whose labels come from a CSV or npy file.
 #[derive(Serialize, Deserialize)]
-struct Facts {
-    labels: Vec<u8>,
+pub(super) struct Facts {
+    pub(super) labels: Vec<u8>,
 }
 
 /// The stage.
@@ -86,9 +88,10 @@ impl Stage for DatasetVoc {
         if let Some(labels) = &params.labels.0
             && !matches!(labels.as_str(), "annotations" | "masks")
             && !labels.ends_with(".csv")
+            && !labels.ends_with(".npy")
         {
             let message = format!(
-                "`{labels}` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv`"
+                "`{labels}` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv` or `.npy`"
             );
             return Err(StageError::parameter("labels", message));
         }
@@ -114,8 +117,8 @@ impl Stage for DatasetVoc {
                 let folder = params.labels_from.0.as_ref().or(params.masks.0.as_ref());
                 add(&mut items, LABEL_MASK, layout.masks(folder.map_or("SegmentationClass", String::as_str), &ids)?);
             }
-            csv => {
-                for (item, labels) in items.iter_mut().zip(voc::read_labels(Path::new(csv), &ids, &classes)?) {
+            file => {
+                for (item, labels) in items.iter_mut().zip(labels::read(Path::new(file), &ids, &classes)?) {
                     item.facts = serde_json::to_value(Facts { labels }).expect("labels are JSON");
                 }
             }
@@ -142,13 +145,13 @@ impl Stage for DatasetVoc {
     }
 }
 
-fn add(items: &mut [SourceItem], role: &str, paths: Vec<PathBuf>) {
+pub(super) fn add(items: &mut [SourceItem], role: &str, paths: Vec<PathBuf>) {
     for (item, path) in items.iter_mut().zip(paths) {
         item.files.push(SourceFile { role: role.to_owned(), path });
     }
 }
 
-fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<ImageEntry, StageError> {
+pub(super) fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<ImageEntry, StageError> {
     ctx.check_cancelled()?;
     let id = &item.id;
     let file = item.file(IMAGE).expect("each item has an image");
@@ -184,7 +187,7 @@ fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<ImageEn
     Ok(ImageEntry { id: id.clone(), image: file.digest, height, width, labels, mask })
 }
 
-fn text(ctx: &Ctx<'_>, file: &HashedFile) -> Result<String, StageError> {
+pub(super) fn text(ctx: &Ctx<'_>, file: &HashedFile) -> Result<String, StageError> {
     String::from_utf8(ctx.access.content(file.digest)?)
         .map_err(|_| StageError::data(format!("`{}` is not UTF-8 text", file.path.display())))
 }

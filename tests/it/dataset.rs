@@ -174,13 +174,13 @@ fn a_label_that_is_no_class_is_refused_with_its_line() {
 fn an_unknown_source_of_labels_is_refused_at_its_place() {
     let bench = bench().pipeline(&stage("images", "labels = \"mask\""));
     insta::assert_snapshot!(refused(&bench), @r#"
-    error: `labels` of stage `images`: `mask` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv`
+    error: `labels` of stage `images`: `mask` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv` or `.npy`
       ╭▸ pipeline.toml:5:10
       │
     5 │ labels = "mask"
       │          ━━━━━━
       │
-      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, or the path of a CSV file
+      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, or the path of a CSV or npy file
     "#);
 }
 

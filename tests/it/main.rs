@@ -11,6 +11,7 @@ mod dataset;
 mod diff;
 mod disk;
 mod docs;
+mod doctor;
 mod evaluate;
 mod export;
 mod faults;

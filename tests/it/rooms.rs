@@ -14,7 +14,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("metric", &["image"]),
     ("foreign", &[]),
     ("artifact", &["digest", "kind", "image", "foreign", "store::manifest"]),
-    ("data", &["image", "artifact", "digest"]),
+    ("data", &["image", "artifact", "foreign", "digest"]),
     ("nn", &["image", "artifact", "digest"]),
     // The engine: no image, no tensor.
     ("store", &["digest", "kind"]),
