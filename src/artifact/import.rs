@@ -12,6 +12,7 @@
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::maps::{ImageMaps, stride4};
+use super::weights;
 use crate::foreign::{View, npy};
 use crate::image::Maps;
 use crate::image::resize::{Coordinates, interpolate_bilinear};
@@ -275,12 +276,8 @@ fn named_maps(view: &TensorView<'_>, name: &str) -> Result<Maps, String> {
     let &[channels, height, width] = view.shape() else {
         return Err(format!("`{name}` has the shape {:?} where [classes, height, width] is due", view.shape()));
     };
-    let bytes = view.data();
     let data = match view.dtype() {
-        Dtype::F32 => {
-            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
-        }
-        Dtype::F16 => bytes.chunks_exact(2).map(|two| half::f16::from_le_bytes([two[0], two[1]]).to_f32()).collect(),
+        Dtype::F32 | Dtype::F16 => weights::floats(view).expect("they have a fraction"),
         other => return Err(format!("`{name}` has the type {other:?} where F32 or F16 is due")),
     };
     Ok(Maps::new(channels, height, width, data))

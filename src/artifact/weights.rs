@@ -45,6 +45,24 @@ pub fn encode(tensors: &NamedTensors) -> Vec<u8> {
     safetensors::serialize(views, None).expect("the tensors can be laid out")
 }
 
+/// Returns the values of a tensor of numbers with a fraction, rounded to f32; `None` for other types.
+pub fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    let two = || bytes.chunks_exact(2).map(|two| [two[0], two[1]]);
+    Some(match view.dtype() {
+        Dtype::F16 => two().map(|two| half::f16::from_le_bytes(two).to_f32()).collect(),
+        Dtype::BF16 => two().map(|two| half::bf16::from_le_bytes(two).to_f32()).collect(),
+        Dtype::F32 => {
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+        }
+        Dtype::F64 => {
+            let eight = bytes.chunks_exact(8).map(|eight| eight.try_into().expect("chunks of eight"));
+            eight.map(|eight| f64::from_le_bytes(eight) as f32).collect()
+        }
+        _ => return None,
+    })
+}
+
 /// Decodes safetensors whose tensors are all f32; an error says what is wrong with the bytes.
 pub fn decode(bytes: &[u8]) -> Result<NamedTensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("these weights cannot be read: {error}"))?;
@@ -54,8 +72,7 @@ pub fn decode(bytes: &[u8]) -> Result<NamedTensors, String> {
             if view.dtype() != Dtype::F32 {
                 return Err(format!("tensor `{name}` has type {:?} where F32 is due", view.dtype()));
             }
-            let chunks = view.data().chunks_exact(4);
-            let data = chunks.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+            let data = floats(&view).expect("f32 has a fraction");
             Ok((name, Values { shape: view.shape().to_vec(), data }))
         })
         .collect()

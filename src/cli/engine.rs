@@ -162,7 +162,19 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
 
 /// Returns the one object of `--json`.
 pub(crate) fn json(plan: &Plan, outcome: &Outcome, metrics: &[(String, Value)]) -> Value {
-    let stages: Vec<Value> = outcome
+    let metrics: serde_json::Map<String, Value> = metrics.iter().cloned().collect();
+    json!({
+        "pipeline": plan.pipeline,
+        "stages": stages_json(plan, outcome),
+        "metrics": metrics,
+        "interrupted": outcome.interrupted,
+        "seconds": outcome.seconds,
+    })
+}
+
+/// Returns what became of each stage, for `--json`.
+pub(crate) fn stages_json(plan: &Plan, outcome: &Outcome) -> Vec<Value> {
+    outcome
         .steps
         .iter()
         .map(|step| {
@@ -176,13 +188,5 @@ pub(crate) fn json(plan: &Plan, outcome: &Outcome, metrics: &[(String, Value)]) 
                 "output": step.output.as_ref().map(|output| output.digest),
             })
         })
-        .collect();
-    let metrics: serde_json::Map<String, Value> = metrics.iter().cloned().collect();
-    json!({
-        "pipeline": plan.pipeline,
-        "stages": stages,
-        "metrics": metrics,
-        "interrupted": outcome.interrupted,
-        "seconds": outcome.seconds,
-    })
+        .collect()
 }

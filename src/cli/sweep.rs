@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::common::deliver;
-use super::engine::{CacheDir, HowArgs, LogArgs, outside, summary};
+use super::engine::{CacheDir, HowArgs, LogArgs, outside, stages_json, summary};
 use super::results::tables;
 use super::run::{Order, exit_code, survey_of};
 use crate::report::results::{Choice, Format, render};
@@ -211,21 +211,6 @@ fn ended(sweep: &Sweep, points: &[usize], outcome: &Outcome, store: &Store) -> S
 
 /// Returns the one object of `--json`.
 fn as_json(sweep: &Sweep, points: &[usize], outcome: &Outcome) -> Value {
-    let steps: Vec<Value> = outcome
-        .steps
-        .iter()
-        .map(|step| {
-            json!({
-                "name": sweep.plan.steps[step.step].name,
-                "kind": sweep.plan.steps[step.step].kind.spec().name,
-                "key": step.key,
-                "status": step.status.word(),
-                "seconds": step.seconds,
-                "reason": step.reason,
-                "output": step.output.as_ref().map(|output| output.digest),
-            })
-        })
-        .collect();
     let points: Vec<Value> = points
         .iter()
         .map(|at| {
@@ -241,7 +226,7 @@ fn as_json(sweep: &Sweep, points: &[usize], outcome: &Outcome) -> Value {
     json!({
         "sweep": sweep.name,
         "points": points,
-        "stages": steps,
+        "stages": stages_json(&sweep.plan, outcome),
         "interrupted": outcome.interrupted,
         "seconds": outcome.seconds,
     })

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::artifact::weights::{NamedTensors, Values};
+use crate::artifact::weights::{self, NamedTensors, Values};
 use crate::image::normalise::normalise;
 use crate::image::{Maps, Rgb};
 use crate::nn::amn::{self, Amn};
@@ -157,15 +157,9 @@ pub fn read_weights(bytes: &[u8]) -> Result<NamedTensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("this is no safetensors file: {error}"))?;
     let mut tensors = NamedTensors::new();
     for (name, view) in file.tensors() {
-        let bytes = view.data();
-        let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         let data = match view.dtype() {
             Dtype::I32 | Dtype::I64 => continue,
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
-            }
-            Dtype::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
-            Dtype::BF16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => weights::floats(&view).expect("they have a fraction"),
             other => return Err(format!("tensor `{name}` has type {other:?}, and only F32, F16 and BF16 are read")),
         };
         tensors.insert(name, Values { shape: view.shape().to_vec(), data });

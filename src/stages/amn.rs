@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cam_export::Resampling;
+use super::cam_export::{self, Resampling};
 use super::classifier::resnet_names;
 use super::shelf::Shelf;
 use super::{io, training};
@@ -349,23 +349,15 @@ pub(super) struct CamsParams {
     #[serde(default = "default_scales")]
     scales: Vec<f64>,
     /// Whether each scale is also seen mirrored
-    #[serde(default = "default_mirror")]
+    #[serde(default = "cam_export::default_flip")]
     flip: bool,
     /// How images are resized
-    #[serde(default = "default_resampling")]
+    #[serde(default = "cam_export::bicubic")]
     resampling: Resampling,
 }
 
 fn default_scales() -> Vec<f64> {
     vec![1.0, 0.5, 1.5, 2.0]
-}
-
-fn default_mirror() -> bool {
-    true
-}
-
-fn default_resampling() -> Resampling {
-    Resampling::Bicubic
 }
 
 /// `amn.cams`.

@@ -69,8 +69,12 @@ fn default_scales() -> Vec<f64> {
     vec![0.5, 1.0, 1.5, 2.0]
 }
 
-fn default_flip() -> bool {
+pub(super) fn default_flip() -> bool {
     true
+}
+
+pub(super) fn bicubic() -> Resampling {
+    Resampling::Bicubic
 }
 
 fn default_batch() -> NotInKey<usize> {

@@ -200,18 +200,13 @@ impl Stage for Import {
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let classes = io::classes(ctx.inputs.get("images"), "images")?.len() - 1;
         let images = io::images(ctx, "images")?;
-        let made = images
-            .par_iter()
-            .map(|entry| {
-                ctx.check_cancelled()?;
-                match ctx.items.iter().find(|item| item.id == entry.id) {
-                    Some(item) => read(params, ctx, entry, item, classes),
-                    None => none(params, entry),
-                }
-            })
-            .collect::<Vec<Result<ImageMaps, StageError>>>();
-        // All are read, so that of several faulty files it is always the first that is named.
-        let made = made.into_iter().collect::<Result<Vec<ImageMaps>, StageError>>()?;
+        let made = io::in_order(images.par_iter().map(|entry| {
+            ctx.check_cancelled()?;
+            match ctx.items.iter().find(|item| item.id == entry.id) {
+                Some(item) => read(params, ctx, entry, item, classes),
+                None => none(params, entry),
+            }
+        }))?;
         let ids = made.iter().map(|image| image.id.clone()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::image::codec;
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, NotInKey, Output, SourceItem, Sources, Spec, Stage, StageError, Work};
+use crate::stages::io;
 
 /// Smallest picture in which objects can be told apart, in pixels.
 const SMALLEST: usize = 16;
@@ -131,26 +132,22 @@ impl Stage for DatasetSynthetic {
             seed: params.seed,
             split: params.split.clone(),
         };
-        let drawn = ctx
-            .items
-            .par_iter()
-            .map(|item| {
-                ctx.check_cancelled()?;
-                let facts = Facts::deserialize(&item.facts)
-                    .map_err(|error| StageError::data(format!("item `{}` has no index: {error}", item.id)))?;
-                let (image, mask) = recipe.draw(facts.index);
-                let (pixels, indices) = (codec::encode_rgb(&image), codec::encode_mask(&mask));
-                let entry = ImageEntry {
-                    id: item.id.clone(),
-                    image: Digest::of(&pixels),
-                    height: params.size,
-                    width: params.size,
-                    labels: labels_of(&mask),
-                    mask: params.masks.then(|| Digest::of(&indices)),
-                };
-                Ok((entry, pixels, indices))
-            })
-            .collect::<Result<Vec<_>, StageError>>()?;
+        let drawn = io::in_order(ctx.items.par_iter().map(|item| {
+            ctx.check_cancelled()?;
+            let facts = Facts::deserialize(&item.facts)
+                .map_err(|error| StageError::data(format!("item `{}` has no index: {error}", item.id)))?;
+            let (image, mask) = recipe.draw(facts.index);
+            let (pixels, indices) = (codec::encode_rgb(&image), codec::encode_mask(&mask));
+            let entry = ImageEntry {
+                id: item.id.clone(),
+                image: Digest::of(&pixels),
+                height: params.size,
+                width: params.size,
+                labels: labels_of(&mask),
+                mask: params.masks.then(|| Digest::of(&indices)),
+            };
+            Ok((entry, pixels, indices))
+        }))?;
         let mut entries: Vec<ImageEntry> = drawn.iter().map(|(entry, ..)| entry.clone()).collect();
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         let ids = entries.iter().map(|entry| entry.id.clone()).collect();

@@ -137,8 +137,7 @@ impl Stage for DatasetVoc {
             Some(file) => voc::parse_classes(&text(ctx, file)?, &file.path.display().to_string())?,
             None => voc::CLASSES.map(str::to_owned).to_vec(),
         };
-        let mut entries =
-            ctx.items.par_iter().map(|item| entry(ctx, item, &classes)).collect::<Result<Vec<_>, StageError>>()?;
+        let mut entries = io::in_order(ctx.items.par_iter().map(|item| entry(ctx, item, &classes)))?;
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         let ids = entries.iter().map(|entry| entry.id.clone()).collect();
         Ok(Output::shard(ids, images::encode(&entries)))

@@ -173,13 +173,10 @@ fn meta(inputs: &Inputs) -> Result<serde_json::Value, StageError> {
 fn run(ctx: &Ctx<'_>, params: &Params, operation: Operation) -> Result<Output, StageError> {
     let normalisation = params.normalisation.expect("`resolved` has filled it in");
     let (a, b) = (io::maps(ctx, "a")?, io::maps(ctx, "b")?);
-    let fused = a
-        .par_iter()
-        .map(|(id, a)| {
-            ctx.check_cancelled()?;
-            fuse(a, io::of_image(&b, id, "b")?, params.offset, normalisation, operation)
-        })
-        .collect::<Result<Vec<_>, StageError>>()?;
+    let fused = io::in_order(a.par_iter().map(|(id, a)| {
+        ctx.check_cancelled()?;
+        fuse(a, io::of_image(&b, id, "b")?, params.offset, normalisation, operation)
+    }))?;
     Ok(Output::shard(a.into_keys().collect(), maps::encode(&fused)))
 }
 

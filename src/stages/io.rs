@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::maps::ImageMaps;
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
@@ -14,6 +16,13 @@ use crate::image::{LabelMap, Rgb, codec};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, StageError};
 use crate::store::manifest::{Entry, Manifest};
+
+/// Waits for work on all cores and returns the results in order. All of it is done even if some fails, so that of several
+/// faulty images it is always the first that is named, which collecting a `Result` leaves to chance.
+pub fn in_order<R: Send>(work: impl ParallelIterator<Item = Result<R, StageError>>) -> Result<Vec<R>, StageError> {
+    let results: Vec<Result<R, StageError>> = work.collect();
+    results.into_iter().collect()
+}
 
 /// Reads the images on `port`, sorted by id.
 pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> {

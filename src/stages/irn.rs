@@ -305,7 +305,7 @@ fn mean_displacement(
             break;
         }
         let crops = chunk.par_iter().map(|entry| Ok(corner(&normalise(&io::pixels(ctx, entry)?), params.crop)));
-        let crops = crops.collect::<Result<Vec<Maps>, StageError>>()?;
+        let crops = io::in_order(crops)?;
         let means =
             network.heads.displacements(&network.features(training::stack(crops, device))).mean_dims(&[0, 2, 3]);
         for (sum, mean) in sum.iter_mut().zip(means.into_data().iter::<f32>()) {

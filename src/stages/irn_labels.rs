@@ -132,17 +132,14 @@ impl Stage for IrnLabels {
         let (images, cams) = (io::images(ctx, "images")?, io::maps(ctx, "cams")?);
         let class_count = io::classes(ctx.inputs.get("images"), "images")?.len();
         let params = params.of_image();
-        let labels = images
-            .par_iter()
-            .map(|entry| {
-                ctx.check_cancelled()?;
-                let maps = io::of_image(&cams, &entry.id, "cams")?;
-                io::check_maps(maps, (entry.height, entry.width), class_count)?;
-                let label = ir_label(&io::pixels(ctx, entry)?, &maps.high_res, &maps.classes, &params)
-                    .map_err(|error| StageError::data(format!("image `{}`: {error}", entry.id)))?;
-                Ok((entry.id.clone(), label))
-            })
-            .collect::<Result<Vec<_>, StageError>>()?;
+        let labels = io::in_order(images.par_iter().map(|entry| {
+            ctx.check_cancelled()?;
+            let maps = io::of_image(&cams, &entry.id, "cams")?;
+            io::check_maps(maps, (entry.height, entry.width), class_count)?;
+            let label = ir_label(&io::pixels(ctx, entry)?, &maps.high_res, &maps.classes, &params)
+                .map_err(|error| StageError::data(format!("image `{}`: {error}", entry.id)))?;
+            Ok((entry.id.clone(), label))
+        }))?;
         let ids = labels.iter().map(|(id, _)| id.clone()).collect();
         Ok(Output::shard(ids, masks::encode(&labels)))
     }

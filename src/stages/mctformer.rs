@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cam_export::Resampling;
+use super::cam_export::{self, Resampling};
 use super::training::Every;
 use super::{io, training};
 use crate::artifact::images::{ClassList, ImageEntry};
@@ -357,10 +357,10 @@ pub(super) struct CamsParams {
     #[serde(default)]
     scales: Option<Vec<f64>>,
     /// Whether each scale is also seen mirrored
-    #[serde(default = "default_mirror")]
+    #[serde(default = "cam_export::default_flip")]
     flip: bool,
     /// How images are resized
-    #[serde(default = "default_resampling")]
+    #[serde(default = "cam_export::bicubic")]
     resampling: Resampling,
     /// From how many of the last blocks the attention of class tokens is taken; default: 3, of `plus` 12, at most all
     #[serde(default)]
@@ -369,16 +369,12 @@ pub(super) struct CamsParams {
     #[serde(default)]
     fuse: Fuse,
     /// Whether the attention between patches spreads the maps
-    #[serde(default = "default_mirror")]
+    #[serde(default = "default_refine")]
     refine: bool,
 }
 
-fn default_mirror() -> bool {
+fn default_refine() -> bool {
     true
-}
-
-fn default_resampling() -> Resampling {
-    Resampling::Bicubic
 }
 
 /// `mctformer.cams`.

@@ -304,7 +304,7 @@ pub fn spread<T: Sync, R: Send>(
     let side_by_side = (TOGETHER / largest).clamp(1, rayon::current_num_threads());
     let mut results = Vec::with_capacity(images.len());
     for chunk in images.chunks(side_by_side) {
-        results.extend(chunk.par_iter().map(&work).collect::<Result<Vec<R>, StageError>>()?);
+        results.extend(io::in_order(chunk.par_iter().map(&work))?);
     }
     Ok(results)
 }

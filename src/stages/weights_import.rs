@@ -213,24 +213,10 @@ impl<'file> Tensors<'file> {
         let shape = self.shape(name).expect("it is one of the names");
         let data = match self {
             Self::Torch(tensors) => tensors[name].floats().map_err(|error| format!("tensor `{name}`: {error}"))?,
-            Self::Safetensors(tensors) => floats(&tensors[name]),
+            Self::Safetensors(tensors) => weights::floats(&tensors[name])
+                .ok_or_else(|| format!("tensor `{name}` has type {:?}, not a fraction", tensors[name].dtype()))?,
         };
         Ok(Values { shape, data })
-    }
-}
-
-/// Reads numbers with a fraction.
-fn floats(view: &TensorView<'_>) -> Vec<f32> {
-    let bytes = view.data();
-    let two = || bytes.chunks_exact(2).map(|two| [two[0], two[1]]);
-    match view.dtype() {
-        Dtype::F16 => two().map(|two| half::f16::from_le_bytes(two).to_f32()).collect(),
-        Dtype::BF16 => two().map(|two| half::bf16::from_le_bytes(two).to_f32()).collect(),
-        Dtype::F64 => {
-            let eight = bytes.chunks_exact(8).map(|eight| eight.try_into().expect("chunks of eight"));
-            eight.map(|eight| f64::from_le_bytes(eight) as f32).collect()
-        }
-        _ => bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect(),
     }
 }
 

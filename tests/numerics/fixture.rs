@@ -26,6 +26,13 @@ impl<'data> Fixture<'data> {
         (view.shape().to_vec(), view.data().to_vec())
     }
 
+    /// Returns an array of f32, as f64.
+    #[cfg(feature = "nn")]
+    pub(crate) fn f64s(&self, name: &str) -> Vec<f64> {
+        let (_, bytes) = self.bytes(name);
+        bytes.chunks_exact(4).map(|four| f64::from(f32::from_le_bytes(four.try_into().expect("four bytes")))).collect()
+    }
+
     /// Returns a `[height, width, 3]` array of bytes.
     pub(crate) fn rgb(&self, name: &str) -> Rgb {
         let (shape, data) = self.bytes(name);
@@ -53,4 +60,15 @@ pub(crate) fn worst(got: &Maps, want: &Maps) -> f32 {
     assert_eq!((got.channels(), got.height(), got.width()), (want.channels(), want.height(), want.width()));
     assert!(got.data().iter().all(|value| value.is_finite()), "every value is finite");
     got.data().iter().zip(want.data()).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
+}
+
+/// The image that `classifiers.py` and `training.py` draw.
+#[cfg(feature = "nn")]
+pub(crate) fn drawn_image(height: usize, width: usize, seed: usize) -> Rgb {
+    let pixel = |r: usize, c: usize, k: usize| {
+        let edge = if c > width / 3 { 90 } else { 0 };
+        ((r * (3 + k) + c * (5 - k) + seed * 17 + edge + r * c / 64) % 256) as u8
+    };
+    let places = (0..height).flat_map(|r| (0..width).map(move |c| (r, c)));
+    Rgb::new(height, width, places.flat_map(|(r, c)| [0, 1, 2].map(|k| pixel(r, c, k))).collect())
 }

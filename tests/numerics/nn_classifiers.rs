@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use orandflow::artifact::weights::{NamedTensors, Values};
 use orandflow::image::normalise::normalise;
 use orandflow::image::resize::Filter;
-use orandflow::image::{Maps, Rgb, codec};
+use orandflow::image::{Maps, codec};
 use orandflow::nn::attribution::{Attribution, Explainer};
 use orandflow::nn::cam::{self, Views};
 use orandflow::nn::layers::NormKind;
@@ -19,7 +19,7 @@ use orandflow::nn::train::{self, Hooks, Recipe};
 use orandflow::nn::vit::{self, Stem, VitCam};
 use orandflow::nn::{device, params};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, drawn_image};
 use crate::reference::{arrays, draw, relative_l2, shared, weights};
 
 /// Sums of millions of products in f32, in another order than PyTorch's.
@@ -33,18 +33,7 @@ fn cpu() -> Device {
 }
 
 fn expected(name: &str) -> Vec<f64> {
-    let (_, bytes) = Fixture::new(FIXTURE).bytes(name);
-    bytes.chunks_exact(4).map(|four| f64::from(f32::from_le_bytes(four.try_into().expect("four bytes")))).collect()
-}
-
-/// The image of the fixture's script.
-fn image(height: usize, width: usize, seed: usize) -> Rgb {
-    let pixel = |r: usize, c: usize, k: usize| {
-        let edge = if c > width / 3 { 90 } else { 0 };
-        ((r * (3 + k) + c * (5 - k) + seed * 17 + edge + r * c / 64) % 256) as u8
-    };
-    let places = (0..height).flat_map(|r| (0..width).map(move |c| (r, c)));
-    Rgb::new(height, width, places.flat_map(|(r, c)| [0, 1, 2].map(|k| pixel(r, c, k))).collect())
+    Fixture::new(FIXTURE).f64s(name)
 }
 
 /// Gives a network the weights that the fixture's script draws.
@@ -85,7 +74,7 @@ fn sampled(maps: &Maps, step: usize) -> Vec<f32> {
 fn resnet50_maps_agree_with_pytorch() {
     let config = resnet::Config::resnet50();
     let network = drawn(ResNetCam::new(&config, 20, 0, &cpu()));
-    let image = image(97, 130, 1);
+    let image = drawn_image(97, 130, 1);
     let maps = cam::multi_scale(&network, config.output_stride(), &[&image], &[&[3, 11]], &views(), &cpu());
     close(maps[0].cam.data(), &expected("resnet.cam"), TOLERANCE);
     close(&sampled(&maps[0].high_res, 5), &expected("resnet.high_res"), TOLERANCE);
@@ -117,7 +106,7 @@ fn three_training_steps_with_batch_norm_agree_with_pytorch() {
         norm: NormKind::Batch,
     };
     let mut network = drawn(ResNetCam::new(&config, 3, 0, &cpu())).train();
-    let images: Vec<Maps> = (0..4).map(|seed| normalise(&image(33, 40, seed))).collect();
+    let images: Vec<Maps> = (0..4).map(|seed| normalise(&drawn_image(33, 40, seed))).collect();
     let x = cam::batch(images.iter(), &cpu().autodiff());
     let y: Tensor<2> =
         Tensor::from_floats([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0; 3]], &cpu().autodiff());
@@ -157,7 +146,7 @@ impl ModuleMapper for Double {
 fn vit_attributions_agree_with_pytorch_in_f64() {
     let config = vit::Config { image: 32, patch: 8, width: 32, depth: 3, heads: 4, stem: Stem::Patch };
     let network = drawn(VitCam::new(&config, 5, 0, &cpu())).map(&mut Double);
-    let pixels = normalise(&image(32, 32, 5));
+    let pixels = normalise(&drawn_image(32, 32, 5));
     let x = cam::batch([&pixels, &pixels].into_iter(), &cpu()).cast(DType::F64);
     let logits = network.logits(x.clone().narrow(0, 0, 1), &Pass::inference());
     close(&values(logits.cast(DType::F32)), &expected("vit.logits"), 1e-6);
@@ -210,7 +199,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
         let report = |progress: train::Progress| losses.borrow_mut().push(progress.loss);
         let hooks = Hooks { report: &report, cancelled: &|| false, keeper: None };
         let mut optimizer = Optimizer::new(Rule::adamw(), Some(1.0), |_| Group { rate: 1.0, decay: 0.05 });
-        let load = |sample: train::Sample| Ok::<_, String>(normalise(&image(32, 32, sample.index)));
+        let load = |sample: train::Sample| Ok::<_, String>(normalise(&drawn_image(32, 32, sample.index)));
         let network = train::fit(network, &recipe, &mut optimizer, &hooks, load, |network, images, pass, _| {
             let device = cpu().autodiff();
             let logits = network.logits(pass.dropout(cam::batch(images.iter(), &device), 0.1), pass);

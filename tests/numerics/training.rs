@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use orandflow::artifact::weights::{NamedTensors, Values};
 use orandflow::image::normalise::normalise;
 use orandflow::image::paths::paths;
-use orandflow::image::{LabelMap, Maps, Rgb};
+use orandflow::image::{LabelMap, Maps};
 use orandflow::nn::amn::{self, Amn};
 use orandflow::nn::cam;
 use orandflow::nn::irn::{Irn, IrnConfig};
@@ -22,7 +22,7 @@ use orandflow::nn::resnet38::{Resnet38, Resnet38Config, SegmentationLoss};
 use orandflow::nn::vit::{self, Stem, VitCam};
 use orandflow::nn::{device, params};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, drawn_image};
 use crate::reference::{draw, relative_l2};
 
 const FIXTURE: &[u8] = include_bytes!("../fixtures/training.safetensors");
@@ -39,23 +39,12 @@ fn cpu() -> Device {
 }
 
 fn expected(name: &str) -> Vec<f64> {
-    let (_, bytes) = Fixture::new(FIXTURE).bytes(name);
-    bytes.chunks_exact(4).map(|four| f64::from(f32::from_le_bytes(four.try_into().expect("four bytes")))).collect()
-}
-
-/// The image of the fixture's script.
-fn image(height: usize, width: usize, seed: usize) -> Rgb {
-    let pixel = |r: usize, c: usize, k: usize| {
-        let edge = if c > width / 3 { 90 } else { 0 };
-        ((r * (3 + k) + c * (5 - k) + seed * 17 + edge + r * c / 64) % 256) as u8
-    };
-    let places = (0..height).flat_map(|r| (0..width).map(move |c| (r, c)));
-    Rgb::new(height, width, places.flat_map(|(r, c)| [0, 1, 2].map(|k| pixel(r, c, k))).collect())
+    Fixture::new(FIXTURE).f64s(name)
 }
 
 /// Three images, `columns` wide.
 fn images(columns: usize) -> Tensor<4> {
-    let images: Vec<Maps> = (0..3).map(|seed| normalise(&image(SIDE, WIDE, seed))).collect();
+    let images: Vec<Maps> = (0..3).map(|seed| normalise(&drawn_image(SIDE, WIDE, seed))).collect();
     cam::batch(images.iter(), &cpu().autodiff()).narrow(3, 0, columns)
 }
 
@@ -191,7 +180,7 @@ fn mctformer_of_every_version() {
 fn maps_of_mctformer_v1() {
     let network = mct(Version::V1);
     for (name, width) in [("square", SIDE), ("wide", WIDE)] {
-        let x = cam::batch([&normalise(&image(SIDE, width, 3))].into_iter(), &cpu());
+        let x = cam::batch([&normalise(&drawn_image(SIDE, width, 3))].into_iter(), &cpu());
         let outputs = network.forward(x, true, &Pass::inference());
         let recipe = mct_maps::Recipe { layers: 2, fuse: Fuse::Fused, refine: true };
         let (cam, refined) = mct_maps::of_outputs(&outputs, Version::V1, recipe, [SIDE / 8, width / 8]);
