@@ -132,7 +132,7 @@ fn quantity(text: &str) -> Option<(f64, &str)> {
 }
 
 /// Reads a size in bytes.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let parsed = quantity(text).and_then(|(number, unit)| {
         let (base, power) = match unit.to_ascii_lowercase().as_str() {
             "" | "b" => (1.0_f64, 0),
@@ -241,6 +241,7 @@ fn du(store: &Store, by: By) -> Result<ExitCode, Failure> {
     let blobs = store.blobs().map_err(|error| outside(&error))?;
     let records = store.records().map_err(|error| outside(&error))?.readable;
     let number = records.len();
+    let here: BTreeSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
     let mut groups: BTreeMap<Vec<String>, (usize, BTreeMap<Digest, u64>)> = BTreeMap::new();
     for (_, record) in records {
         let provenance = record.provenance;
@@ -251,7 +252,8 @@ fn du(store: &Store, by: By) -> Result<ExitCode, Failure> {
         };
         let (results, blobs) = groups.entry(group).or_default();
         *results += 1;
-        blobs.extend(record.blobs);
+        // Those of a record that came without them need not be here.
+        blobs.extend(record.blobs.into_iter().filter(|(digest, _)| here.contains(digest)));
     }
     let names: &[&str] = match by {
         By::Kind => &["kind"],
@@ -291,7 +293,7 @@ fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
         let _ = writeln!(text, "damaged record {}", path.display());
     }
     let mut broken = Vec::new();
-    for (key, record) in &records {
+    for (key, record) in records.iter().filter(|(_, record)| !record.elsewhere) {
         let lost = record.blobs.iter().find(|(blob, size)| damaged.contains(blob) || !store.has(*blob, *size));
         if let Some((blob, _)) = lost {
             let provenance = &record.provenance;

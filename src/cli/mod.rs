@@ -1,5 +1,6 @@
 //! The command line: what was typed, handed to one verb's file each; and the only place that turns failures into exit codes.
 
+mod bundle;
 mod cache;
 mod common;
 mod completions;
@@ -64,6 +65,8 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Look after the cache
     Cache(cache::CacheArgs),
+    /// Write results to one file and take them into another cache
+    Bundle(bundle::BundleArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Stages(args) => stages::stages(args),
         Command::Schema(args) => schema::schema(args),
         Command::Cache(args) => cache::cache(args),
+        Command::Bundle(args) => bundle::bundle(args),
         Command::Completions(args) => completions::completions(args),
     };
     result.unwrap_or_else(|failure| {

@@ -29,12 +29,14 @@ pub struct Artifact {
     pub digest: Digest,
     /// The manifest, which is read when it is first looked at.
     pub manifest: Arc<Lazy>,
+    /// Whether its blobs need not be here, as its record came without them.
+    pub elsewhere: bool,
 }
 
 impl Artifact {
     fn new(manifest: Manifest) -> Self {
         let manifest = Lazy::from(manifest);
-        Self { digest: manifest.digest(), manifest: Arc::new(manifest) }
+        Self { digest: manifest.digest(), manifest: Arc::new(manifest), elsewhere: false }
     }
 }
 
@@ -145,6 +147,8 @@ pub struct Prepared {
     pub need: Need,
     /// A blob of an earlier result that is gone.
     pub lost: Option<Digest>,
+    /// Keys of its shards, where it was cut into them.
+    pub shards: Vec<Digest>,
 }
 
 /// Prepares steps.
@@ -217,17 +221,28 @@ impl<'a> Planner<'a> {
         action.facts = sources.facts;
         let key = action.key();
 
-        let mut prepared =
-            Prepared { action, key, inputs: ports, items, listing, files, need: Need::Whole, lost: None };
+        let mut prepared = Prepared {
+            action,
+            key,
+            inputs: ports,
+            items,
+            listing,
+            files,
+            need: Need::Whole,
+            lost: None,
+            shards: Vec::new(),
+        };
         match self.lookup(key) {
-            Lookup::Hit(record) => match record.output.map(|output| self.artifact(output, spec.output)) {
-                Some(Ok(artifact)) => {
-                    prepared.need = Need::Nothing(artifact);
-                    return Ok(prepared);
+            Lookup::Hit(record) => {
+                match record.output.map(|output| self.artifact(output, spec.output, record.elsewhere)) {
+                    Some(Ok(artifact)) => {
+                        prepared.need = Need::Nothing(artifact);
+                        return Ok(prepared);
+                    }
+                    Some(Err(digest)) => prepared.lost = Some(digest),
+                    None => {}
                 }
-                Some(Err(digest)) => prepared.lost = Some(digest),
-                None => {}
-            },
+            }
             Lookup::Lost(digest) => prepared.lost = Some(digest),
             Lookup::Miss(_) => {}
         }
@@ -236,6 +251,7 @@ impl<'a> Planner<'a> {
             let _ = manifest.load();
         }
         self.losses(&prepared.inputs)?;
+        self.here(inputs)?;
         if spec.work == Work::PerImage {
             self.cut(step, &mut prepared)?;
         } else {
@@ -248,7 +264,7 @@ impl<'a> Planner<'a> {
     pub(crate) fn result(&self, step: &Step, key: Digest) -> Option<Result<Artifact, Option<Entry>>> {
         let Lookup::Hit(record) = self.store.lookup(key) else { return None };
         match record.output {
-            Some(output) => self.artifact(output, step.kind.spec().output).ok().map(Ok),
+            Some(output) => self.artifact(output, step.kind.spec().output, record.elsewhere).ok().map(Ok),
             None => Some(Err(record.shard)),
         }
     }
@@ -261,6 +277,24 @@ impl<'a> Planner<'a> {
         Err(Trouble { message: loss.to_owned(), help: None, parameter: None, lost: Some(digest) })
     }
 
+    /// Refuses inputs whose bytes are elsewhere, where nobody can get them.
+    fn here(&self, inputs: &[Artifact]) -> Result<(), Trouble> {
+        for artifact in inputs.iter().filter(|artifact| artifact.elsewhere) {
+            let blobs: Vec<(Digest, u64)> = artifact.manifest.entries.values().flat_map(Entry::blobs).collect();
+            if self.store.missing(&blobs).is_some() {
+                self.refuse(artifact.digest);
+                let message = format!("the bytes of artifact {} are not in this cache", artifact.digest.short());
+                return Err(Trouble { message, help: None, parameter: None, lost: Some(artifact.digest) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no record that names this artifact for a hit any more, until it has been made.
+    pub(crate) fn refuse(&self, digest: Digest) {
+        lock(&self.unreadable).insert(digest);
+    }
+
     fn lookup(&self, key: Digest) -> Lookup {
         let found = self.store.lookup(key);
         if let Lookup::Miss(Some(warning)) = &found {
@@ -271,7 +305,7 @@ impl<'a> Planner<'a> {
 
     /// Returns an artifact, or the digest of a blob of it that is known to be gone. Metrics are so small, and read so soon, that
     /// all of them is verified at once.
-    fn artifact(&self, digest: Digest, kind: Kind) -> Result<Artifact, Digest> {
+    fn artifact(&self, digest: Digest, kind: Kind, elsewhere: bool) -> Result<Artifact, Digest> {
         if lock(&self.unreadable).contains(&digest) {
             return Err(digest);
         }
@@ -291,7 +325,7 @@ impl<'a> Planner<'a> {
                 self.store.get(entry.digest).map_err(|error| warned(entry.digest)(error.to_string()))?;
             }
         }
-        Ok(Artifact { digest, manifest: Arc::new(manifest) })
+        Ok(Artifact { digest, manifest: Arc::new(manifest), elsewhere })
     }
 
     /// Hashes all files of a step at once, side by side.
@@ -380,6 +414,7 @@ impl<'a> Planner<'a> {
             shards.push(Shard { bucket, action, key, items: start..end, state });
         }
         prepared.items = items.into_iter().map(|(_, item)| item).collect();
+        prepared.shards = shards.iter().map(|shard| shard.key).collect();
         prepared.need = if shards.iter().all(|shard| matches!(shard.state, ShardState::Hit(_))) {
             let entries = shards.into_iter().filter_map(|shard| match shard.state {
                 ShardState::Hit(Some(entry)) => Some((shard.bucket, entry)),

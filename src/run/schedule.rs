@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::event::Event;
 use super::state::{Board, StepState};
-use super::survey::{Standing, Survey, prepare};
+use super::survey::{Standing, Survey, prepare, wanted};
 use super::worker::{Broken, Made, Said, Shop};
 use super::{Options, Outcome, Status, StepOutcome, why};
 use crate::digest::Digest;
@@ -104,6 +104,8 @@ pub(super) struct MainLoop<'a> {
     stopped_by_failure: bool,
     /// Steps that wait for another one whose action is the same, with that one.
     twins: Vec<(usize, usize)>,
+    /// Of each step whether its bytes are asked for, and not only what depends on it.
+    wanted: Vec<bool>,
 }
 
 impl<'a> MainLoop<'a> {
@@ -127,6 +129,7 @@ impl<'a> MainLoop<'a> {
             in_flight: 0,
             stopped_by_failure: false,
             twins: Vec::new(),
+            wanted: wanted(plan, chosen),
         }
     }
 }
@@ -191,6 +194,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let step: &'env Step = &self.plan.steps[index];
         let shop = self.shop;
         let inputs = self.inputs(index);
+        let wanted = self.wanted[index];
         if matches!(job, Job::Act(_)) {
             self.board.set(index, StepState::Running);
             let work = &mut self.work[index];
@@ -200,7 +204,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.in_flight += 1;
         let body = move || {
             let message = match job {
-                Job::Prepare(_) => Message::Prepared(index, prepare(shop.planner, step, &inputs).map(Arc::new)),
+                Job::Prepare(_) => Message::Prepared(index, prepare(shop.planner, step, &inputs, wanted).map(Arc::new)),
                 Job::Act(act) => {
                     let clock = Instant::now();
                     let part = match (&act.prepared.need, act.shard) {
@@ -380,13 +384,12 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
 
     fn keep(&mut self, step: usize, prepared: &Prepared, artifact: Artifact, provenance: Provenance, state: StepState) {
         // Another process that worked on the same shards may have been faster.
-        if matches!(self.shop.store.lookup(prepared.key), Lookup::Hit(_)) {
+        if matches!(self.shop.store.lookup(prepared.key), Lookup::Hit(record) if !record.elsewhere) {
             return self.end(step, artifact, state);
         }
-        let kept = self
-            .shop
-            .keep_action(&prepared.action, &prepared.items, prepared, false)
-            .and_then(|()| self.shop.keep_artifact(prepared.key, &artifact, provenance, false));
+        let kept = self.shop.keep_action(&prepared.action, &prepared.items, prepared, false).and_then(|()| {
+            self.shop.keep_artifact(prepared.key, &artifact, prepared.shards.clone(), provenance, false)
+        });
         match kept {
             Ok(()) => self.end(step, artifact, state),
             Err(error) => {

@@ -10,6 +10,9 @@ use crate::plan::prepare::{Artifact, Need, Planner, Prepared, Trouble};
 use crate::plan::{Plan, Step};
 use crate::store::Store;
 
+/// What is said of a step whose result is known and not here.
+const ELSEWHERE: &str = "its bytes are elsewhere, and nothing here needs them";
+
 /// What is known of each step before anything runs.
 #[derive(Debug)]
 pub struct Survey {
@@ -35,6 +38,7 @@ impl Survey {
         let mut outputs: Vec<Option<Artifact>> = vec![None; plan.steps.len()];
         let mut standings = Vec::with_capacity(plan.steps.len());
         let mut wrong = Vec::new();
+        let wanted = wanted(plan, chosen);
         for (index, step) in plan.steps.iter().enumerate() {
             if !chosen[index] {
                 standings.push(Standing::Outside);
@@ -43,7 +47,7 @@ impl Survey {
             let inputs = inputs(step, &outputs);
             let standing = match inputs {
                 Err(missing) => Standing::Waits(missing),
-                Ok(inputs) => match prepare(planner, step, &inputs) {
+                Ok(inputs) => match prepare(planner, step, &inputs, wanted[index]) {
                     Err(Trouble { lost: Some(lost), .. }) => {
                         let makers: Vec<usize> = (0..index)
                             .filter(|maker| outputs[*maker].as_ref().is_some_and(|output| output.digest == lost))
@@ -86,7 +90,8 @@ impl Survey {
                 }
                 Standing::Known(prepared) => match &prepared.need {
                     Need::Nothing(artifact) | Need::Assembly(artifact) => {
-                        (Status::Cached, String::new(), Some(prepared.key), Some(artifact.clone()))
+                        let reason = if artifact.elsewhere { ELSEWHERE } else { "" };
+                        (Status::Cached, reason.to_owned(), Some(prepared.key), Some(artifact.clone()))
                     }
                     _ => (Status::ToRun, why::why(plan, &plan.steps[index], prepared, store), Some(prepared.key), None),
                 },
@@ -113,7 +118,7 @@ fn again(
     let placed = &plan.steps[step];
     match inputs(placed, outputs) {
         Err(missing) => Standing::Waits(missing),
-        Ok(inputs) => match prepare(planner, placed, &inputs) {
+        Ok(inputs) => match prepare(planner, placed, &inputs, false) {
             Ok(prepared) => Standing::Known(Arc::new(prepared)),
             // Its own inputs are gone as well: the run makes them again, one after the other.
             Err(Trouble { lost: Some(_), .. }) => Standing::Waits(step),
@@ -125,9 +130,36 @@ fn again(
     }
 }
 
-/// Prepares a step; a panic of the stage is a trouble like any other.
-pub(super) fn prepare(planner: &Planner<'_>, step: &Step, inputs: &[Artifact]) -> Result<Prepared, Trouble> {
-    guard(|| planner.prepare(step, inputs)).unwrap_or_else(|panic| {
+/// Returns of each step whether its bytes are asked for: of those that no chosen step reads.
+pub(super) fn wanted(plan: &Plan, chosen: &[bool]) -> Vec<bool> {
+    let mut wanted = chosen.to_vec();
+    for (step, _) in plan.steps.iter().zip(chosen).filter(|(_, chosen)| **chosen) {
+        for input in &step.inputs {
+            wanted[input.step] = false;
+        }
+    }
+    wanted
+}
+
+/// Prepares a step; a panic of the stage is a trouble like any other. `wanted` says that its bytes are asked for: then a record
+/// without them is not enough.
+pub(super) fn prepare(
+    planner: &Planner<'_>,
+    step: &Step,
+    inputs: &[Artifact],
+    wanted: bool,
+) -> Result<Prepared, Trouble> {
+    let work = || {
+        let prepared = planner.prepare(step, inputs)?;
+        match &prepared.need {
+            Need::Nothing(artifact) if wanted && artifact.elsewhere => {
+                planner.refuse(artifact.digest);
+                planner.prepare(step, inputs)
+            }
+            _ => Ok(prepared),
+        }
+    };
+    guard(work).unwrap_or_else(|panic| {
         let help = Some("this is a bug of the stage".to_owned());
         Err(Trouble { message: panic, help, parameter: None, lost: None })
     })

@@ -9,6 +9,7 @@ use crate::plan::action::{Action, read_listing};
 use crate::plan::prepare::{Need, Prepared, ShardState};
 use crate::plan::{Plan, Step};
 use crate::store::Store;
+use crate::store::actions::Lookup;
 
 /// How many file names a reason lists.
 const NAMED: usize = 3;
@@ -16,7 +17,9 @@ const NAMED: usize = 3;
 /// Returns why a step that is not in the cache has to run, in one line.
 pub fn why(plan: &Plan, step: &Step, prepared: &Prepared, store: &Store) -> String {
     let mut reasons = Vec::new();
-    if let Some(lost) = prepared.lost {
+    if matches!(store.lookup(prepared.key), Lookup::Hit(record) if record.elsewhere) {
+        reasons.push("its record is here and its bytes are not".to_owned());
+    } else if let Some(lost) = prepared.lost {
         reasons.push(format!("result was lost from the cache (blob {})", lost.short()));
     } else {
         let last = store.last(&plan.pipeline, &step.name);

@@ -194,7 +194,7 @@ impl Shop<'_> {
                         .insert(name, Entry { digest, size: bytes.len() as u64, ids: Vec::new(), content: Vec::new() });
                 }
                 let artifact = prepare::whole(step, output.meta, entries);
-                self.keep_artifact(key, &artifact, provenance, sync)?;
+                self.keep_artifact(key, &artifact, Vec::new(), provenance, sync)?;
                 Made::Whole(artifact)
             }
         };
@@ -239,11 +239,12 @@ impl Shop<'_> {
         self.store.put(&action.to_bytes(), sync).map(drop)
     }
 
-    /// Stores a manifest and, last, the record of its action.
+    /// Stores a manifest and, last, the record of its action; `shards` are the keys of the actions that made its shards.
     pub(crate) fn keep_artifact(
         &self,
         key: Digest,
         artifact: &Artifact,
+        shards: Vec<Digest>,
         provenance: Provenance,
         sync: bool,
     ) -> std::io::Result<()> {
@@ -251,7 +252,7 @@ impl Shop<'_> {
         let digest = self.store.put(manifest.as_bytes(), sync)?;
         let mut blobs = vec![(digest, manifest.len() as u64)];
         blobs.extend(artifact.manifest.entries.values().flat_map(Entry::blobs));
-        self.store.record(key, &Record::whole(digest, blobs, provenance), sync)
+        self.store.record(key, &Record::whole(digest, blobs, shards, provenance), sync)
     }
 
     fn keep_shard(&self, step: &Step, output: Output, sync: bool) -> Result<Option<Entry>, StageError> {

@@ -64,20 +64,45 @@ pub struct Record {
     pub shard: Option<Entry>,
     /// Digest and length of every blob of the result, the manifest included.
     pub blobs: Vec<(Digest, u64)>,
+    /// Whether the blobs need not be here: it came with a bundle or from a remote cache without them. Good for what depends on
+    /// it and is here; whoever needs the bytes asks for them, or makes them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
+    /// Keys of the actions that made the shards of a whole artifact, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<Digest>,
     /// How it came about.
     pub provenance: Provenance,
 }
 
 impl Record {
-    /// Makes the record of a whole artifact.
-    pub fn whole(output: Digest, blobs: Vec<(Digest, u64)>, provenance: Provenance) -> Self {
-        Self { version: RECORD_VERSION, output: Some(output), shard: None, blobs, provenance }
+    /// Makes the record of a whole artifact; `shards` are the keys of the actions that made its shards.
+    pub fn whole(output: Digest, blobs: Vec<(Digest, u64)>, shards: Vec<Digest>, provenance: Provenance) -> Self {
+        let version = RECORD_VERSION;
+        Self { version, output: Some(output), shard: None, blobs, elsewhere: false, shards, provenance }
     }
 
     /// Makes the record of a shard.
     pub fn shard(shard: Option<Entry>, provenance: Provenance) -> Self {
         let blobs = shard.iter().flat_map(Entry::blobs).collect();
-        Self { version: RECORD_VERSION, output: None, shard, blobs, provenance }
+        let version = RECORD_VERSION;
+        Self { version, output: None, shard, blobs, elsewhere: false, shards: Vec::new(), provenance }
+    }
+
+    /// Returns it as bytes: JSON, then a line with the digest of that.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(self).expect("a record is JSON");
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(format!("\n{digest}\n").as_bytes());
+        bytes
+    }
+
+    /// Reads [`Self::to_bytes`]; the error says in a few words what is wrong.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        read_record(bytes).map_err(|error| match error {
+            Unreadable::Future(version) => format!("it has version {version}, this program reads {RECORD_VERSION}"),
+            Unreadable::Damaged(error) => error,
+        })
     }
 }
 
@@ -149,7 +174,8 @@ impl Store {
         self.bucket().join("ac").join(&hex[..2]).join(format!("{hex}.json"))
     }
 
-    /// Looks an action up. All blobs of a hit are there with their full length; their bytes are verified when they are read.
+    /// Looks an action up. All blobs of a hit are there with their full length, unless its record says that they are elsewhere;
+    /// their bytes are verified when they are read.
     pub fn lookup(&self, key: Digest) -> Lookup {
         let path = self.record_path(key);
         let bytes = match std::fs::read(&path) {
@@ -164,9 +190,13 @@ impl Store {
                 "the record {} has version {version}, this program reads version {RECORD_VERSION}; the result is made again",
                 path.display(),
             ))),
-            Ok(record) => match self.missing(&record.blobs) {
+            Ok(mut record) => match self.missing(&record.blobs) {
+                None => {
+                    record.elsewhere = false;
+                    Lookup::Hit(Box::new(record))
+                }
+                Some(_) if record.elsewhere && !self.any_gone(&record.blobs) => Lookup::Hit(Box::new(record)),
                 Some(digest) => Lookup::Lost(digest),
-                None => Lookup::Hit(Box::new(record)),
             },
             Err(Unreadable::Damaged(error)) => Lookup::Miss(Some(format!(
                 "the record {} is damaged ({error}); the result is made again",
@@ -176,7 +206,7 @@ impl Store {
     }
 
     /// Returns the first of these blobs that is not there.
-    fn missing(&self, blobs: &[(Digest, u64)]) -> Option<Digest> {
+    pub(crate) fn missing(&self, blobs: &[(Digest, u64)]) -> Option<Digest> {
         let missing = |(digest, size): &(Digest, u64)| (!self.has(*digest, *size)).then_some(*digest);
         // Starting threads is not worth it for a few.
         if blobs.len() < 64 { blobs.iter().find_map(missing) } else { blobs.par_iter().find_map_first(missing) }
@@ -187,10 +217,7 @@ impl Store {
     /// # Errors
     /// If it cannot be written; the message names the path.
     pub fn record(&self, key: Digest, record: &Record, sync: bool) -> std::io::Result<()> {
-        let mut bytes = serde_json::to_vec(record).expect("a record is JSON");
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(format!("\n{digest}\n").as_bytes());
-        self.write(&self.record_path(key), &bytes, sync)
+        self.write(&self.record_path(key), &record.to_bytes(), sync)
     }
 
     /// Returns all records.

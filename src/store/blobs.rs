@@ -1,7 +1,9 @@
 //! Bytes by digest. Verified when read; knows nothing of what they mean.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use rayon::prelude::*;
 
@@ -35,6 +37,7 @@ impl Store {
     /// If they cannot be written; the message names the path.
     pub fn put(&self, bytes: &[u8], sync: bool) -> std::io::Result<Digest> {
         let digest = Digest::of(bytes);
+        self.not_gone(digest);
         if self.has(digest, bytes.len() as u64) {
             // It counts as new, lest it be collected before somebody names it.
             super::collect::renew(self.blob_path(digest));
@@ -54,6 +57,14 @@ impl Store {
     /// # Errors
     /// If it is missing, cannot be read, or is damaged; a damaged one is removed.
     pub fn get(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
+        let found = self.get_here(digest);
+        if matches!(found, Err(BlobError::Missing(_) | BlobError::Damaged(_))) {
+            self.set_gone(digest);
+        }
+        found
+    }
+
+    fn get_here(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.blob_path(digest);
         let bytes = match fs_err::read(&path) {
             Ok(bytes) => bytes,
@@ -67,6 +78,25 @@ impl Store {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => Err(BlobError::Damaged(digest)),
         }
+    }
+
+    fn gone(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.0.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears that somebody asked for a blob in vain: a record that leaves it to others is no hit any more.
+    pub(super) fn set_gone(&self, digest: Digest) {
+        self.gone().insert(digest);
+    }
+
+    pub(super) fn not_gone(&self, digest: Digest) {
+        self.gone().remove(&digest);
+    }
+
+    /// Whether one of these blobs was asked for in vain.
+    pub(super) fn any_gone(&self, blobs: &[(Digest, u64)]) -> bool {
+        let gone = self.gone();
+        !gone.is_empty() && blobs.iter().any(|(digest, _)| gone.contains(digest))
     }
 
     /// Says of each blob whether its bytes are those of its digest; blobs side by side. Removes nothing.

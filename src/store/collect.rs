@@ -193,10 +193,8 @@ impl Store {
     }
 
     /// Returns the blob that the action of a key names as the listing of its items.
-    fn action_listing(&self, key: Digest) -> Option<Digest> {
-        let bytes = std::fs::read(self.blob_path(key)).ok()?;
-        let action: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        action.get("items")?.as_str()?.parse().ok()
+    pub(super) fn action_listing(&self, key: Digest) -> Option<Digest> {
+        listing_of(&std::fs::read(self.blob_path(key)).ok()?)
     }
 
     /// Removes old checkpoints, folders of runs and remembered files that are gone; returns how many.
@@ -266,6 +264,15 @@ impl Store {
         }
         Ok(pins)
     }
+}
+
+/// Returns the blob that an action, as it is kept, names as the listing of its items.
+pub(super) fn listing_of(action: &[u8]) -> Option<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Items {
+        items: Option<Digest>,
+    }
+    serde_json::from_slice::<Items>(action).ok()?.items
 }
 
 /// Sets the time of a file to now, if it is not young.

@@ -9,6 +9,7 @@
 
 pub mod actions;
 pub mod blobs;
+pub mod bundle;
 pub mod checkpoints;
 pub mod claims;
 pub mod collect;
@@ -16,13 +17,16 @@ pub mod files;
 pub mod manifest;
 pub mod owner;
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
 use owner::Owner;
 pub use owner::host;
+
+use crate::digest::Digest;
 
 /// Version of the layout: it names the folder below the cache, so that two versions never read each other's files.
 ///
@@ -64,6 +68,8 @@ struct Inner {
     own: PathBuf,
     watch: claims::Watch,
     heart: claims::Heart,
+    /// Blobs that somebody asked for in vain.
+    gone: Mutex<HashSet<Digest>>,
 }
 
 impl Store {
@@ -84,7 +90,14 @@ impl Store {
         // Absolute, lest every temporary file ask for the working folder.
         let own = std::path::absolute(bucket.join("tmp").join(Owner::this().to_string()))?;
         std::fs::create_dir_all(&own)?;
-        let inner = Inner { root: root.to_owned(), bucket, own, watch: Default::default(), heart: Default::default() };
+        let inner = Inner {
+            root: root.to_owned(),
+            bucket,
+            own,
+            watch: Default::default(),
+            heart: Default::default(),
+            gone: Mutex::default(),
+        };
         let store = Self(Arc::new(inner));
         store.remove_abandoned();
         store.tidy_claims();
@@ -138,7 +151,13 @@ impl Store {
 
     /// Makes an empty file that is removed when the value goes, unless it is moved to its place before.
     fn temporary(&self) -> std::io::Result<tempfile::NamedTempFile> {
-        self.in_own(|own| tempfile::Builder::new().tempfile_in(own))
+        self.in_own(|own| {
+            let mut builder = tempfile::Builder::new();
+            #[cfg(unix)]
+            // Whoever shares the cache reads what others wrote, as far as the user's mask allows.
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            builder.tempfile_in(own)
+        })
     }
 
     /// Makes something in the folder of this process, which somebody may have tidied away.

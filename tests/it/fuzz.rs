@@ -100,7 +100,8 @@ fn damaged_records(length: Length) {
     let entry = Entry { digest: blob, size: 5, ids, content: vec![(blob, 5)] };
     let provenance = Provenance { pipeline: "p".into(), stage: "s".into(), kind: "k".into(), ..Provenance::default() };
     let key = Digest::of(b"key");
-    let records = [Record::shard(Some(entry), provenance.clone()), Record::whole(blob, vec![(blob, 5)], provenance)];
+    let records =
+        [Record::shard(Some(entry), provenance.clone()), Record::whole(blob, vec![(blob, 5)], vec![key], provenance)];
     fuzz("records", length, |random| {
         let record = &records[below(random, 2)];
         store.record(key, record, false).expect("written");

@@ -1,5 +1,6 @@
 //! Tests that drive the program and its engine.
 
+mod bundle;
 mod cache;
 mod cam_import;
 mod check;
