@@ -24,6 +24,9 @@ pub struct Chosen {
     pub bytes: bool,
 }
 
+/// Keys and bytes of records.
+type Records = Vec<(Digest, Vec<u8>)>;
+
 impl Store {
     /// Writes results as a bundle, and returns what is in it. Steps stand after those they read from.
     ///
@@ -54,7 +57,7 @@ impl Store {
     }
 
     /// Returns the index of a bundle, and its records as bytes.
-    fn index_of(&self, pipeline: &str, chosen: &[Chosen]) -> Result<(Index, Vec<(Digest, Vec<u8>)>), BundleError> {
+    fn index_of(&self, pipeline: &str, chosen: &[Chosen]) -> Result<(Index, Records), BundleError> {
         let mut stages = Vec::new();
         let mut blobs = BTreeMap::new();
         // Shards before what they are part of, then the order of the steps: whoever takes it in keeps it.
@@ -83,7 +86,7 @@ impl Store {
             wholes.push((*key, Record { elsewhere: !bytes, ..record }.to_bytes()));
             stages.push(BundledStage { name: name.clone(), kind: kind.clone(), key: *key, output, bytes });
         }
-        let records: Vec<(Digest, Vec<u8>)> = shards.into_iter().chain(wholes).collect();
+        let records: Records = shards.into_iter().chain(wholes).collect();
         let index = Index {
             format: FORMAT,
             pipeline: pipeline.to_owned(),
