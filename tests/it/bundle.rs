@@ -21,6 +21,9 @@ fn export(bench: &Workbench, more: &[&str]) -> Outcome {
     outcome
 }
 
+/// Members of a tar file: header and content without padding.
+type Members = Vec<(tar::Header, Vec<u8>)>;
+
 /// Packs a tar file.
 fn pack(tar: &[u8]) -> Vec<u8> {
     zstd::encode_all(tar, 1).expect("packed")
@@ -30,8 +33,7 @@ fn unpack(bench: &Workbench) -> Vec<u8> {
     zstd::decode_all(&bench.read("x.tar.zst")[..]).expect("unpacked")
 }
 
-/// Returns the members of a tar file: header and content without padding.
-fn members(tar: &[u8]) -> Vec<(tar::Header, Vec<u8>)> {
+fn members(tar: &[u8]) -> Members {
     let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().expect("a tar file");
     entries
@@ -200,12 +202,12 @@ fn whatever_is_wrong_with_a_bundle_is_said_and_nothing_is_taken_in() {
     let whole = bench.read("x.tar.zst");
     let tar = unpack(&bench);
     let good = members(&tar);
-    let changed = |change: &dyn Fn(&mut Vec<(tar::Header, Vec<u8>)>)| {
+    let changed = |change: &dyn Fn(&mut Members)| {
         let mut members = good.clone();
         change(&mut members);
         pack(&join(&members))
     };
-    let named = |members: &mut Vec<(tar::Header, Vec<u8>)>, at: usize, name: &[u8]| {
+    let named = |members: &mut Members, at: usize, name: &[u8]| {
         let field = &mut members[at].0.as_old_mut().name;
         field.fill(0);
         field[..name.len()].copy_from_slice(name);
