@@ -40,6 +40,18 @@ pub enum Work {
     PerImage,
 }
 
+/// How many of a run's devices a stage of a kind computes on. Where a run has no slots for devices of their own, everything runs
+/// on the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// None: it is work of the host.
+    None,
+    /// One, unless its `resources` say `gpus = 0`.
+    One,
+    /// As many as its `resources` say, by default none: for programs from outside.
+    Any,
+}
+
 /// What the engine must know of a kind without running it.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -220,6 +232,9 @@ pub trait Stage: Send + Sync + 'static {
     /// What the engine must know.
     const SPEC: Spec;
 
+    /// Whether it computes on a device; those that call for one in `run` must say so here.
+    const DEVICES: Devices = Devices::None;
+
     /// Fills in the parameters whose default depends on others, such as a preset or a recipe, so that keys and records hold
     /// every value in force: leaving a value out and writing its default are the same action.
     fn resolve(params: Self::Params) -> Self::Params {
@@ -335,7 +350,8 @@ pub struct Ctx<'run> {
     pub files: &'run [HashedFile],
     /// This stage's seed, from the pipeline's seed and the stage's content.
     pub seed: u64,
-    /// The name of a device, as given with `--device`. Only `nn::device` understands it.
+    /// The name of the device that this action has, as given with `--device` or `--devices`; where it has several, all of them
+    /// with commas. Only `nn::device` understands it.
     pub device: &'run str,
     /// A folder of the stage's own, empty at first, removed afterwards.
     pub scratch: &'run Path,
@@ -390,6 +406,9 @@ pub trait StageKind: Send + Sync {
     /// Name, ports and the rest.
     fn spec(&self) -> &'static Spec;
 
+    /// How many devices it computes on.
+    fn devices(&self) -> Devices;
+
     /// The JSON Schema of the parameters, defaults and descriptions included.
     fn schema(&self) -> schemars::Schema;
 
@@ -432,6 +451,10 @@ struct Parsed<S: Stage>(S::Params);
 impl<S: Stage> StageKind for Listed<S> {
     fn spec(&self) -> &'static Spec {
         const { &S::SPEC }
+    }
+
+    fn devices(&self) -> Devices {
+        S::DEVICES
     }
 
     fn schema(&self) -> schemars::Schema {

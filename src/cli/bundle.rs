@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Failure;
-use super::cache::bytes;
 use super::common::{PipelineArgs, deliver};
 use super::engine::CacheDir;
 use super::run::survey;
 use crate::kind::Kind;
+use crate::pipeline::resources::bytes;
 use crate::report::text::{Align, count, size, table};
 use crate::run::StepOutcome;
 use crate::store::bundle::{BundleError, Chosen, Index, Limits, Taken, read_index};

@@ -13,6 +13,7 @@ use super::engine::{CacheDir, outside};
 use super::run::survey;
 use crate::diag::nearest;
 use crate::digest::Digest;
+use crate::pipeline::resources::{bytes, time};
 use crate::report::text::{Align, count, size, table};
 use crate::store::Store;
 use crate::store::actions::{Lookup, Records};
@@ -122,49 +123,6 @@ pub(crate) fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
         Verb::Unpin(args) => pin(&args.cache.open()?, args, false),
         Verb::Verify(args) => verify(&args.cache.open()?, args.repair),
     }
-}
-
-/// Splits `12GiB` into its number and its unit.
-fn quantity(text: &str) -> Option<(f64, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..end].parse().ok()?;
-    number.is_finite().then_some((number, text[end..].trim()))
-}
-
-/// Reads a size in bytes.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let parsed = quantity(text).and_then(|(number, unit)| {
-        let (base, power) = match unit.to_ascii_lowercase().as_str() {
-            "" | "b" => (1.0_f64, 0),
-            "kb" | "k" => (1e3, 1),
-            "mb" | "m" => (1e3, 2),
-            "gb" | "g" => (1e3, 3),
-            "tb" | "t" => (1e3, 4),
-            "kib" => (1024.0, 1),
-            "mib" => (1024.0, 2),
-            "gib" => (1024.0, 3),
-            "tib" => (1024.0, 4),
-            _ => return None,
-        };
-        Some((number * base.powi(power)) as u64)
-    });
-    parsed.ok_or_else(|| format!("`{text}` is no size; write a number and `MB`, `GB`, `MiB` or `GiB`"))
-}
-
-/// Reads a length of time.
-fn time(text: &str) -> Result<Duration, String> {
-    let parsed = quantity(text).and_then(|(number, unit)| {
-        let seconds = match unit {
-            "s" => 1.0,
-            "min" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            "w" => 604_800.0,
-            _ => return None,
-        };
-        Duration::try_from_secs_f64(number * seconds).ok()
-    });
-    parsed.ok_or_else(|| format!("`{text}` is no length of time; write a number and `min`, `h`, `d` or `w`"))
 }
 
 fn gc(store: &Store, args: &Gc) -> Result<ExitCode, Failure> {

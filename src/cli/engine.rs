@@ -11,8 +11,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Failure;
 use crate::kind::Kind;
+use crate::pipeline::resources::bytes;
 use crate::plan::Plan;
 use crate::report::text::{Align, count, table};
+use crate::run::slots::Names;
 use crate::run::{Outcome, Status, StepOutcome};
 use crate::store::Store;
 
@@ -46,13 +48,22 @@ impl CacheDir {
 /// How a pipeline is carried out. `plan` takes the same, so that one word turns a command line into the other.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct HowArgs {
-    /// Where networks run: `cpu`, or `libtorch` and `libtorch:cuda:N` in a build with it; no part of any key
+    /// Where networks run: `cpu`, or `libtorch` and `cuda:N` in a build with LibTorch; no part of any key
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
 
-    /// How many actions run side by side [default: number of cores]
+    /// Several devices, such as `cuda:0,cuda:1`: each is had by one action at a time, so that so many trainings run side by
+    /// side; one that is named twice is had by two
+    #[arg(long, value_name = "DEVICE,...", value_delimiter = ',', conflicts_with = "device")]
+    pub(crate) devices: Vec<String>,
+
+    /// How many actions run side by side on the processor; those on other devices come on top [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
+
+    /// How much memory those actions may take together whose stages say how much they need, such as `64GiB` [default: all]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) memory: Option<u64>,
 
     /// Let stages that do not depend on a failed one go on (the default)
     #[arg(long, conflicts_with = "fail_fast")]
@@ -65,6 +76,33 @@ pub(crate) struct HowArgs {
     /// Print one JSON object at the end instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl HowArgs {
+    /// Returns the devices of the run.
+    pub(crate) fn names(&self) -> Result<Names, Failure> {
+        let names = if self.devices.is_empty() { std::slice::from_ref(&self.device) } else { &self.devices[..] };
+        Names::of(names).map_err(|message| Failure::Message { message, help: None, code: 2 })
+    }
+
+    /// Returns how many actions may run side by side.
+    pub(crate) fn cores(&self) -> usize {
+        self.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// Returns how much memory actions may take together, in bytes.
+    pub(crate) fn most_memory(&self) -> Option<u64> {
+        self.memory.or_else(memory_of_this_machine)
+    }
+}
+
+/// Returns how much memory this machine has, or how much of it this process may have; `None` where the system does not say.
+fn memory_of_this_machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let all = line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024);
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    Some(limit.map_or(all, |limit: u64| limit.min(all)))
 }
 
 /// Which stages are meant.

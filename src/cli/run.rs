@@ -110,6 +110,8 @@ impl Order<'_> {
         let (cancelled, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         stop_on_interrupt(&cancelled);
         keep_on_request(&asked);
+        let devices = self.how.names()?;
+        devices.check(self.plan, self.chosen).map_err(Failure::Diagnostics)?;
         self.store.run_begins().map_err(|error| outside(&error))?;
         let files = Files::load(self.store);
         let planner = Planner::new(self.store, &files);
@@ -118,8 +120,9 @@ impl Order<'_> {
         let survey = survey.map_err(Failure::Diagnostics)?;
         let how = self.how;
         let options = Options {
-            jobs: how.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
-            device: how.device.clone(),
+            jobs: how.cores(),
+            memory: how.most_memory(),
+            devices,
             fail_fast: how.fail_fast,
             cancelled,
             asked,

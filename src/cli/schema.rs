@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::common::deliver;
 use super::stages::is_debug;
+use crate::pipeline::resources;
 use crate::stage::{Spec, StageKind};
 use crate::stages;
 
@@ -69,6 +70,24 @@ fn of_files(catalog: &[&'static dyn StageKind]) -> Value {
     })
 }
 
+/// Returns the schema of `resources`.
+fn resources() -> Value {
+    let fields = resources::WORDS.iter().map(|(word, about)| {
+        let shape = match *word {
+            "gpus" => json!({ "type": "integer", "minimum": 0, "description": about }),
+            "cpus" => json!({ "type": "integer", "minimum": 1, "description": about }),
+            _ => json!({ "type": "string", "description": about }),
+        };
+        ((*word).to_owned(), shape)
+    });
+    json!({
+        "type": "object",
+        "description": "What one action of the stage needs of a machine. Not part of the key.",
+        "additionalProperties": false,
+        "properties": fields.collect::<Map<String, Value>>(),
+    })
+}
+
 /// Returns the schema of a stage: its kind's parameters, and beside them `kind` and `inputs`.
 fn of_stage(spec: &Spec, parameters: Value) -> Value {
     let mut schema = match parameters {
@@ -105,6 +124,7 @@ fn of_stage(spec: &Spec, parameters: Value) -> Value {
     if let Value::Object(properties) = schema.entry("properties").or_insert_with(|| json!({})) {
         properties.insert("kind".to_owned(), json!({ "const": spec.name, "description": spec.about }));
         properties.insert("inputs".to_owned(), inputs);
+        properties.insert("resources".to_owned(), resources());
     }
     schema.insert("required".to_owned(), required.into());
     schema.insert("type".to_owned(), "object".into());

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::Failure;
 use super::common::deliver;
 use crate::diag::nearest;
+use crate::pipeline::resources;
 use crate::plan::shape;
-use crate::stage::{Port, Spec, StageKind, Work};
+use crate::stage::{Devices, Port, Spec, StageKind, Work};
 use crate::stages;
 
 /// Arguments of `stages`.
@@ -193,6 +194,14 @@ fn work(spec: &Spec) -> &'static str {
     }
 }
 
+fn devices(kind: &dyn StageKind) -> &'static str {
+    match kind.devices() {
+        Devices::None => "",
+        Devices::One => "; it computes on a device, one GPU at most",
+        Devices::Any => "; it has as many GPUs as its `resources` say",
+    }
+}
+
 fn seeded(spec: &Spec) -> &'static str {
     if spec.seeded { "; the pipeline's seed is part of its key" } else { "" }
 }
@@ -201,7 +210,7 @@ fn seeded(spec: &Spec) -> &'static str {
 fn explained(kind: &dyn StageKind) -> String {
     let spec = kind.spec();
     let mut text = format!("{}: {}\n\n", spec.name, spec.about);
-    text.push_str(&format!("makes {}, {}{}\n", spec.output.article(), work(spec), seeded(spec)));
+    text.push_str(&format!("makes {}, {}{}{}\n", spec.output.article(), work(spec), devices(kind), seeded(spec)));
     if !spec.inputs.is_empty() {
         text.push_str("\nports\n");
         let width = spec.inputs.iter().map(|port| port.name.len()).max().unwrap_or(0);
@@ -250,8 +259,13 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 fn markdown(kinds: &[&'static dyn StageKind]) -> String {
     let mut text = "# Kinds of stage\n\n\
          Printed by `orandflow stages --markdown`, from the types that parse a pipeline file; do not edit.\n\
-         `kind = \"...\"` in a `[stages.NAME]` picks one of these. Paths are relative to the working directory.\n"
+         `kind = \"...\"` in a `[stages.NAME]` picks one of these. Paths are relative to the working directory.\n\n\
+         Beside its parameters a stage may say what one action of it needs of a machine, as in\n\
+         `resources = { gpus = 1, memory = \"16GiB\", cpus = 4, time = \"4h\" }`. Nothing of it is part of a key.\n\n"
         .to_owned();
+    for (word, about) in resources::WORDS {
+        text.push_str(&format!("- `{word}`: {about}\n"));
+    }
     for (group, kinds) in grouped(kinds) {
         text.push_str(&format!("\n## {group}\n"));
         for kind in kinds {
@@ -264,7 +278,7 @@ fn markdown(kinds: &[&'static dyn StageKind]) -> String {
 fn section(kind: &dyn StageKind) -> String {
     let spec = kind.spec();
     let mut text = format!("\n### `{}`\n\n{}.\n\n", spec.name, spec.about);
-    text.push_str(&format!("Makes {}, {}{}.\n", spec.output.article(), work(spec), seeded(spec)));
+    text.push_str(&format!("Makes {}, {}{}{}.\n", spec.output.article(), work(spec), devices(kind), seeded(spec)));
     if !spec.inputs.is_empty() {
         text.push_str("\n| port | takes | |\n| --- | --- | --- |\n");
         for port in spec.inputs {

@@ -22,18 +22,18 @@ pub enum DeviceError {
 }
 
 /// The words that [`named`] understands.
-pub const KNOWN: &[&str] = &["cpu", "libtorch", "libtorch:cuda:N"];
+pub const KNOWN: &[&str] = &["cpu", "libtorch", "cuda:N"];
 
 /// Returns the device of this name, without automatic differentiation: training turns that on (`Module::train`).
 ///
-/// `cpu` is burn-flex, pure Rust; `libtorch` and `libtorch:cuda:N` are LibTorch on the CPU and on GPU number N, in programs
-/// built with the feature `libtorch`.
+/// `cpu` is burn-flex, pure Rust; `libtorch` and `libtorch:cuda:N`, or `cuda:N` for short, are LibTorch on the CPU and on GPU
+/// number N, in programs built with the feature `libtorch`.
 ///
 /// # Errors
 /// If the name is unknown, or this program was built without its back end.
 pub fn named(name: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown { name: name.to_owned() };
-    match name.split_once(':') {
+    match name.strip_prefix("cuda:").map_or_else(|| name.split_once(':'), |_| Some(("libtorch", name))) {
         None if name == "cpu" => Ok(Device::flex()),
         None if name == "libtorch" => libtorch(name, None),
         Some(("libtorch", "cuda")) => libtorch(name, Some(0)),
@@ -64,7 +64,12 @@ mod tests {
     fn an_unknown_device_is_named_in_the_error() {
         assert!(named("cpu").is_ok());
         let error = named("gpu").expect_err("no such device").to_string();
-        assert_eq!(error, "`gpu` is not a device; known are cpu, libtorch, libtorch:cuda:N");
-        assert!(named("libtorch:cuda:x").is_err());
+        assert_eq!(error, "`gpu` is not a device; known are cpu, libtorch, cuda:N");
+        for wrong in ["libtorch:cuda:x", "cuda:x", "cuda:", "cuda"] {
+            assert!(matches!(named(wrong), Err(DeviceError::Unknown { .. })), "{wrong}");
+        }
+        for card in ["cuda:1", "libtorch:cuda:1"] {
+            assert!(!matches!(named(card), Err(DeviceError::Unknown { .. })), "{card}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod like;
 pub mod overrides;
 mod parse;
+pub mod resources;
 mod texts;
 mod variables;
 
@@ -38,6 +39,8 @@ pub struct StageDecl<'text> {
     pub kind: Option<Word>,
     /// `inputs`: port and stage, in order of the file.
     pub inputs: Vec<(Word, Word)>,
+    /// `resources`: what its actions need of a machine.
+    pub resources: resources::Declared,
     /// Everything else; ranges count over the [`Texts`].
     pub params: Spanned<DeTable<'text>>,
     /// Whether a fault was found in the parameters, so that looking for more would only repeat it.

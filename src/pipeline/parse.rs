@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::like;
 use super::overrides::{self, list};
+use super::resources;
 use super::texts::Texts;
 use super::variables::{Variables, article};
 use super::{Pipeline, StageDecl, Word};
@@ -142,13 +143,15 @@ fn stage<'text>(
             .at(texts.span(place.clone()), format!("this is {}", article(value.get_ref())));
         faults.push(fault.help(format!("write `[stages.{}]` and its parameters below", name.text)));
         let params = Spanned::new(place, DeTable::new());
-        return StageDecl { name, kind: None, inputs: Vec::new(), params, faulty: true };
+        let resources = resources::Declared::default();
+        return StageDecl { name, kind: None, inputs: Vec::new(), resources, params, faulty: true };
     }
     let faulty = !variables.fill(&mut value);
     let DeValue::Table(mut table) = value.into_inner() else { unreachable!("it was a table before it was filled") };
     let kind = kind(&mut table, &name, texts, faults);
     let inputs = inputs(&mut table, &name, texts, faults);
-    StageDecl { name, kind, inputs, params: Spanned::new(place, table), faulty }
+    let resources = resources::take(&mut table, &name, texts, faults);
+    StageDecl { name, kind, inputs, resources, params: Spanned::new(place, table), faulty }
 }
 
 fn kind(table: &mut DeTable<'_>, stage: &Word, texts: &Texts, faults: &mut Vec<Diagnostic>) -> Option<Word> {

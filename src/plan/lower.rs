@@ -10,7 +10,7 @@ use super::{Connection, Plan, Step, params, shape};
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::kind::Kind;
 use crate::pipeline::{Pipeline, StageDecl, Texts, Word};
-use crate::stage::{Port, Spec, StageKind, StageRun};
+use crate::stage::{Devices, Port, Spec, StageKind, StageRun};
 
 /// Checks a pipeline against the catalogue and puts its stages into order.
 ///
@@ -81,7 +81,26 @@ fn read(
     let run: Arc<dyn StageRun> =
         kind.parse(table).map_err(|error| vec![params::refused(error, &stage, &places, &schema, texts)])?;
     let key_params: Value = shape::strip(&run.params(), &schema);
-    Ok(Step { name: stage.name.text, kind, run, seed, key_params, inputs, places, span: stage.name.span })
+    let resources = stage.resources.resources;
+    if let Some(fault) = too_many_gpus(&stage, kind) {
+        return Err(vec![fault]);
+    }
+    Ok(Step { name: stage.name.text, kind, run, seed, key_params, inputs, resources, places, span: stage.name.span })
+}
+
+/// Refuses more GPUs than a stage of this kind can use.
+fn too_many_gpus(stage: &StageDecl<'_>, kind: &dyn StageKind) -> Option<Diagnostic> {
+    let (gpus, span) = stage.resources.resources.gpus.zip(stage.resources.gpus_at.clone())?;
+    let (most, why) = match kind.devices() {
+        Devices::None => (0, "computes on the CPU alone"),
+        Devices::One => (1, "uses one GPU at most"),
+        Devices::Any => return None,
+    };
+    let name = kind.spec().name;
+    (gpus > most).then(|| {
+        let title = format!("stage `{}` asks for more GPUs than it can use", stage.name.text);
+        Diagnostic::new(title).at(span, format!("kind `{name}` {why}"))
+    })
 }
 
 /// Connects the ports of every stage, as far as they can be.

@@ -9,6 +9,7 @@ pub mod render;
 pub mod shape;
 pub mod svg;
 
+pub use crate::pipeline::resources::Resources;
 pub use lower::lower;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ pub struct Step {
     pub key_params: serde_json::Value,
     /// Its connected ports, in order of the kind's ports.
     pub inputs: Vec<Connection>,
+    /// What one action of it needs of a machine; no part of its key.
+    pub resources: Resources,
     /// Where each parameter that the user wrote stands, by dotted name.
     pub places: BTreeMap<String, Span>,
     /// Where the stage's name stands.

@@ -90,7 +90,7 @@ impl Checker<'_> {
             (format!("`{path}` of stage `{}` has no field `{name}`", self.stage), String::new())
         };
         let fault = Diagnostic::new(title).at(span, label);
-        let reserved = if path.is_empty() { &["kind", "inputs"][..] } else { &[] };
+        let reserved = if path.is_empty() { &["kind", "inputs", "resources"][..] } else { &[] };
         if path.is_empty() && self.spec.inputs.iter().any(|port| port.name == name) {
             return fault.help(format!("`{name}` is a port: write `inputs = {{ {name} = \"STAGE\" }}`"));
         }

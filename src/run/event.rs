@@ -27,7 +27,7 @@ pub enum Event {
         stages: usize,
         /// How many actions can run side by side.
         jobs: usize,
-        /// The device.
+        /// The device; several with commas.
         device: String,
         /// When, in UTC as RFC 3339.
         started: String,
@@ -78,6 +78,12 @@ pub enum Event {
         bucket: Option<u32>,
         /// How long it took, in seconds.
         seconds: f64,
+        /// The device that it had for itself, if it had one; several with commas.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// The slots of the run that this device is, counted from 0: no two actions have one at the same time.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        slots: Vec<usize>,
     },
     /// So much of an action is done.
     #[serde(rename = "step.progress")]

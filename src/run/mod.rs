@@ -2,6 +2,7 @@
 
 pub mod event;
 mod schedule;
+pub mod slots;
 pub mod state;
 mod survey;
 pub mod why;
@@ -19,6 +20,7 @@ use crate::stage::Report;
 use crate::store::Store;
 use event::{Event, Stamped};
 use schedule::MainLoop;
+use slots::Names;
 use survey::Standing;
 use worker::Shop;
 
@@ -27,10 +29,12 @@ pub use survey::Survey;
 /// How a plan is carried out.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many actions run side by side.
+    /// How many cores actions may take, of which each takes one unless its stage says otherwise.
     pub jobs: usize,
-    /// The device, as given.
-    pub device: String,
+    /// How much memory the actions may take of which it is known, in bytes; without it any.
+    pub memory: Option<u64>,
+    /// The devices, as given.
+    pub devices: Names,
     /// Whether the first failure stops everything.
     pub fail_fast: bool,
     /// Set from outside when the user asks to stop.
@@ -174,7 +178,6 @@ pub fn run(
         store,
         planner,
         pipeline: &plan.pipeline,
-        device: &options.device,
         jobs: options.jobs,
         cancelled: &options.cancelled,
         asked: &options.asked,
@@ -187,7 +190,7 @@ pub fn run(
         pipeline: plan.pipeline.clone(),
         stages: chosen.iter().filter(|chosen| **chosen).count(),
         jobs: options.jobs,
-        device: options.device.clone(),
+        device: options.devices.text(),
         started: jiff::Timestamp::now().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     });

@@ -1,6 +1,6 @@
 //! The main loop: which action runs next, and what its end means for the others. Runs nothing itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -8,6 +8,7 @@ use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use super::event::Event;
+use super::slots::{Demand, Pool, Queue, Share};
 use super::state::{Board, StepState};
 use super::survey::{Standing, Survey, prepare, wanted};
 use super::worker::{Broken, Made, Said, Shop};
@@ -61,8 +62,8 @@ impl Job {
 
 /// What a thread has done.
 enum Message {
-    Prepared(usize, Result<Arc<Prepared>, Trouble>),
-    Acted { act: Act, seconds: f64, result: Result<(Made, Said), Broken> },
+    Prepared(usize, Share, Result<Arc<Prepared>, Trouble>),
+    Acted { act: Act, share: Share, seconds: f64, result: Result<(Made, Said), Broken> },
 }
 
 /// What is known of a step while the run is under way.
@@ -88,6 +89,8 @@ struct StepWork {
     cancelled: bool,
     /// Whether it has been said that other processes do its work.
     waiting: bool,
+    /// The devices that its actions had.
+    devices: BTreeSet<String>,
 }
 
 pub(super) struct MainLoop<'a> {
@@ -97,7 +100,9 @@ pub(super) struct MainLoop<'a> {
     emit: &'a dyn Fn(Event),
     board: Board,
     work: Vec<StepWork>,
-    queue: VecDeque<Job>,
+    queue: Queue<Job>,
+    /// What no action has now.
+    pool: Pool,
     /// Actions that other processes do, with the time to look at them again.
     elsewhere: Vec<(Instant, Act)>,
     in_flight: usize,
@@ -124,7 +129,8 @@ impl<'a> MainLoop<'a> {
             emit,
             board: Board::new(plan, chosen),
             work: plan.steps.iter().map(|_| StepWork::default()).collect(),
-            queue: VecDeque::new(),
+            queue: Queue::new(),
+            pool: Pool::new(options.devices.slots.len(), options.jobs, options.memory),
             elsewhere: Vec::new(),
             in_flight: 0,
             stopped_by_failure: false,
@@ -151,12 +157,10 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
                 self.elsewhere.clear();
             }
             let now = Instant::now();
-            let due = self.elsewhere.extract_if(.., |(due, _)| *due <= now).map(|(_, act)| Job::Act(act));
-            self.queue.extend(due);
-            while self.in_flight < self.options.jobs.max(1)
-                && let Some(job) = self.queue.pop_front()
-            {
-                self.start(scope, job, sender.clone());
+            let due: Vec<_> = self.elsewhere.extract_if(.., |(due, _)| *due <= now).collect();
+            due.into_iter().for_each(|(_, act)| self.queue_act(act));
+            while let Some((job, share)) = self.queue.pop(&mut self.pool) {
+                self.start(scope, job, share, sender.clone());
             }
             self.warn();
             if self.in_flight == 0 && self.elsewhere.is_empty() {
@@ -173,23 +177,43 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             };
             self.in_flight -= 1;
             match message {
-                Message::Prepared(step, Ok(prepared)) => self.prepared(step, prepared),
-                Message::Prepared(step, Err(Trouble { lost: Some(lost), message, .. })) => {
-                    self.work[step].lost.push((lost, message));
-                    self.make_again(step);
+                Message::Prepared(step, share, result) => {
+                    self.pool.give_back(share);
+                    self.looked_at(step, result);
                 }
-                Message::Prepared(step, Err(trouble)) => {
-                    self.work[step].failure = Some((trouble.message, trouble.help));
-                    self.fail(step);
-                }
-                Message::Acted { act, seconds, result } => self.acted(act, seconds, result),
+                Message::Acted { act, share, seconds, result } => self.acted(act, share, seconds, result),
             }
             self.want();
         }
     }
 
+    fn looked_at(&mut self, step: usize, result: Result<Arc<Prepared>, Trouble>) {
+        match result {
+            Ok(prepared) => self.prepared(step, prepared),
+            Err(Trouble { lost: Some(lost), message, .. }) => {
+                self.work[step].lost.push((lost, message));
+                self.make_again(step);
+            }
+            Err(trouble) => {
+                self.work[step].failure = Some((trouble.message, trouble.help));
+                self.fail(step);
+            }
+        }
+    }
+
+    /// Puts an action at the end of the queue.
+    fn queue_act(&mut self, act: Act) {
+        let demand = Demand::of(&self.plan.steps[act.step], &self.options.devices);
+        self.queue.push_back(demand, Job::Act(act));
+    }
+
+    /// Puts a look at a step at the front of the queue: what it costs to know more is small, and it may free whole branches.
+    fn queue_look(&mut self, step: usize) {
+        self.queue.push_front(Demand::look(), Job::Prepare(step));
+    }
+
     /// Puts a job on a thread of its own.
-    fn start(&mut self, scope: &'scope Scope<'scope, 'env>, job: Job, sender: Sender<Message>) {
+    fn start(&mut self, scope: &'scope Scope<'scope, 'env>, job: Job, share: Share, sender: Sender<Message>) {
         let index = job.step();
         let step: &'env Step = &self.plan.steps[index];
         let shop = self.shop;
@@ -202,17 +226,22 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             work.started.get_or_insert_with(Instant::now);
         }
         self.in_flight += 1;
+        let device = self.options.devices.device(step, &share.slots);
+        let unused = share.clone();
         let body = move || {
             let message = match job {
-                Job::Prepare(_) => Message::Prepared(index, prepare(shop.planner, step, &inputs, wanted).map(Arc::new)),
+                Job::Prepare(_) => {
+                    let result = prepare(shop.planner, step, &inputs, wanted).map(Arc::new);
+                    Message::Prepared(index, share, result)
+                }
                 Job::Act(act) => {
                     let clock = Instant::now();
                     let part = match (&act.prepared.need, act.shard) {
                         (Need::Shards { shards, .. }, Some(shard)) => Some(&shards[shard]),
                         _ => None,
                     };
-                    let result = shop.act(step, &act.prepared, part, &act.announcement);
-                    Message::Acted { act, seconds: clock.elapsed().as_secs_f64(), result }
+                    let result = shop.act(step, &act.prepared, part, &device, &act.announcement);
+                    Message::Acted { act, share, seconds: clock.elapsed().as_secs_f64(), result }
                 }
             };
             // The main loop waits for as many messages as it has started threads.
@@ -221,6 +250,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let builder = Builder::new().name(format!("stage {}", step.name)).stack_size(STACK);
         if let Err(error) = builder.spawn_scoped(scope, body) {
             self.in_flight -= 1;
+            self.pool.give_back(unused);
             self.work[index].running = self.work[index].running.saturating_sub(1);
             self.work[index].failure = Some((format!("a thread could not be started: {error}"), None));
             self.fail(index);
@@ -235,11 +265,13 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
     /// Moves every step whose inputs have become known, or whose twin has ended.
     fn want(&mut self) {
         let board = &self.board;
-        for (step, _) in
-            self.twins.extract_if(.., |(_, twin)| !matches!(board.state(*twin), StepState::Ready | StepState::Running))
-        {
-            if board.state(step) == StepState::Wanted {
-                self.queue.push_front(Job::Prepare(step));
+        let free: Vec<_> = self
+            .twins
+            .extract_if(.., |(_, twin)| !matches!(board.state(*twin), StepState::Ready | StepState::Running))
+            .collect();
+        for (step, _) in free {
+            if self.board.state(step) == StepState::Wanted {
+                self.queue_look(step);
             }
         }
         for step in self.board.all(|state| state == StepState::Unknown) {
@@ -251,8 +283,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
                 }
             } else if self.board.inputs_known(step) {
                 self.board.set(step, StepState::Wanted);
-                // In front: what it costs to know more is small, and it may free whole branches.
-                self.queue.push_front(Job::Prepare(step));
+                self.queue_look(step);
             }
         }
     }
@@ -265,7 +296,8 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             Need::Assembly(artifact) => {
                 let said = Said::default();
                 let started = jiff::Timestamp::now().to_string();
-                let provenance = Provenance { started, ..self.shop.provenance(&self.plan.steps[step], &said) };
+                let device = self.devices_of(step);
+                let provenance = Provenance { started, ..self.shop.provenance(&self.plan.steps[step], device, &said) };
                 return self.keep(step, &prepared, artifact.clone(), provenance, StepState::Cached);
             }
             Need::Whole => (1, vec![None]),
@@ -300,13 +332,16 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let announcement = Arc::new(Mutex::new(Some(announcement)));
         for shard in missing {
             let (prepared, announcement) = (Arc::clone(&prepared), Arc::clone(&announcement));
-            self.queue.push_back(Job::Act(Act { step, prepared, shard, announcement, pause: LOOK_AGAIN[0] }));
+            self.queue_act(Act { step, prepared, shard, announcement, pause: LOOK_AGAIN[0] });
         }
     }
 
-    fn acted(&mut self, act: Act, seconds: f64, result: Result<(Made, Said), Broken>) {
+    fn acted(&mut self, act: Act, share: Share, seconds: f64, result: Result<(Made, Said), Broken>) {
         let (step, shard) = (act.step, act.shard);
         let stage = self.plan.steps[step].name.clone();
+        let slots = share.slots.clone();
+        let device = self.options.devices.device(&self.plan.steps[step], &slots);
+        self.pool.give_back(share);
         let Some(prepared) = self.work[step].prepared.clone() else { return };
         let bucket = match (&prepared.need, shard) {
             (Need::Shards { shards, .. }, Some(shard)) => Some(shards[shard].bucket),
@@ -321,7 +356,9 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
                     work.ran = true;
                     work.said.metrics.extend(said.metrics);
                     work.said.warnings.extend(said.warnings);
-                    (self.emit)(Event::ActionDone { stage, bucket, seconds });
+                    work.devices.insert(device.clone());
+                    let device = (!slots.is_empty()).then_some(device);
+                    (self.emit)(Event::ActionDone { stage, bucket, seconds, device, slots });
                 }
                 match (made, bucket) {
                     (Made::Whole(artifact), _) if said.found => return self.end(step, artifact, StepState::Cached),
@@ -366,6 +403,15 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         }
     }
 
+    /// Returns the devices that a step's actions had.
+    fn devices_of(&self, step: usize) -> String {
+        let devices = &self.work[step].devices;
+        if devices.is_empty() {
+            return self.options.devices.device(&self.plan.steps[step], &[]);
+        }
+        devices.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+    }
+
     /// Puts a per-image stage's shards together and records the whole.
     fn assemble(&mut self, step: usize, prepared: &Prepared) {
         let Need::Shards { buckets, meta, .. } = &prepared.need else { return };
@@ -377,7 +423,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let provenance = Provenance {
             started: (jiff::Timestamp::now() - span).to_string(),
             seconds,
-            ..self.shop.provenance(&self.plan.steps[step], &self.work[step].said)
+            ..self.shop.provenance(&self.plan.steps[step], self.devices_of(step), &self.work[step].said)
         };
         self.keep(step, prepared, artifact, provenance, StepState::Done);
     }

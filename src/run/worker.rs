@@ -31,8 +31,6 @@ pub(crate) struct Shop<'a> {
     pub(crate) planner: &'a Planner<'a>,
     /// Name of the pipeline.
     pub(crate) pipeline: &'a str,
-    /// The device, as given.
-    pub(crate) device: &'a str,
     /// How many actions can run side by side.
     pub(crate) jobs: usize,
     /// Set when running actions should stop.
@@ -92,6 +90,7 @@ impl Shop<'_> {
         step: &Step,
         prepared: &Prepared,
         shard: Option<&Shard>,
+        device: &str,
         announcement: &Mutex<Option<Event>>,
     ) -> Result<(Made, Said), Broken> {
         let key = shard.map_or(prepared.key, |shard| shard.key);
@@ -108,7 +107,7 @@ impl Shop<'_> {
         }
         let lost = Mutex::new(Vec::new());
         let said = Mutex::new(Said::default());
-        let result = guard(|| self.try_act(step, prepared, shard, &lost, &said));
+        let result = guard(|| self.try_act(step, prepared, shard, device, &lost, &said));
         let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(Ok(made)) => Ok((made, said.into_inner().unwrap_or_else(PoisonError::into_inner))),
@@ -128,6 +127,7 @@ impl Shop<'_> {
         step: &Step,
         prepared: &Prepared,
         shard: Option<&Shard>,
+        device: &str,
         lost: &Mutex<Vec<(Digest, String)>>,
         said: &Mutex<Said>,
     ) -> Result<Made, StageError> {
@@ -163,7 +163,7 @@ impl Shop<'_> {
             items,
             files: &prepared.files,
             seed: action.stage_seed(),
-            device: self.device,
+            device,
             scratch: scratch.path(),
             access: &reader,
             checkpoints: &checkpoints,
@@ -176,7 +176,8 @@ impl Shop<'_> {
         }
         let seconds = clock.elapsed().as_secs_f64();
         let said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        let provenance = Provenance { seconds, started: started.to_string(), ..self.provenance(step, &said) };
+        let provenance =
+            Provenance { seconds, started: started.to_string(), ..self.provenance(step, device.to_owned(), &said) };
         drop(said);
         let sync = seconds >= WORTH_SYNCING;
         self.keep_action(action, items, prepared, sync)?;
@@ -204,8 +205,8 @@ impl Shop<'_> {
         Ok(made)
     }
 
-    /// Returns the provenance of a result that is made now, without its times.
-    pub(crate) fn provenance(&self, step: &Step, said: &Said) -> Provenance {
+    /// Returns the provenance of a result that is made now on a device, without its times.
+    pub(crate) fn provenance(&self, step: &Step, device: String, said: &Said) -> Provenance {
         Provenance {
             pipeline: self.pipeline.to_owned(),
             stage: step.name.clone(),
@@ -214,7 +215,7 @@ impl Shop<'_> {
             seconds: 0.0,
             host: host().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.device.to_owned(),
+            device,
             jobs: self.jobs,
             metrics: said.metrics.clone(),
             warnings: said.warnings.clone(),

@@ -23,7 +23,7 @@ use crate::nn::pass::Pass;
 use crate::nn::resnet38::SegmentationLoss;
 use crate::nn::train;
 use crate::nn::{amn, params};
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::training::{Every, OptimizerKind};
 
 /// The network and the values of its training that go together.
@@ -185,6 +185,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = TrainParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "amn.train",
@@ -365,6 +366,7 @@ pub(super) struct Cams;
 
 impl Stage for Cams {
     type Params = CamsParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "amn.cams",

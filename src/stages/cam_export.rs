@@ -19,7 +19,7 @@ use crate::nn::cam::{self, ClassMaps, Views};
 use crate::nn::params;
 use crate::nn::resnet::{self, ResNetCam};
 use crate::nn::vit::{self, VitCam};
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::{io, training};
 
 /// How images are resized to a scale.
@@ -86,6 +86,7 @@ pub(super) struct Export;
 
 impl Stage for Export {
     type Params = Params;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "cam.export",

@@ -19,7 +19,7 @@ use crate::nn::pass::Pass;
 use crate::nn::resnet::{self, ResNetCam};
 use crate::nn::train;
 use crate::nn::vit::{self, VitCam};
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 
@@ -398,6 +398,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = Params;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "classifier.train",

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::artifact::export::{self, Source};
 use crate::digest::Digest;
 use crate::kind::Kind;
-use crate::stage::{Access, Ctx, Inputs, Output, Port, SourceFile, Sources, Spec, Stage, StageError, Work};
+use crate::stage::{Access, Ctx, Devices, Inputs, Output, Port, SourceFile, Sources, Spec, Stage, StageError, Work};
 use crate::store::manifest::Entry;
 
 /// Every kind.
@@ -61,6 +61,7 @@ pub(super) struct CommandParams {
 
 impl Stage for Command {
     type Params = CommandParams;
+    const DEVICES: Devices = Devices::Any;
     const SPEC: Spec = Spec {
         name: "command",
         about: "Runs a program of your own and keeps the files that it makes",
@@ -127,6 +128,10 @@ impl Stage for Command {
             environment.insert(format!("ORANDFLOW_INPUT_{}", port.to_uppercase()), text(&folder)?);
         }
         environment.insert("ORANDFLOW_OUTPUT".to_owned(), text(&output)?);
+        environment.insert("ORANDFLOW_DEVICES".to_owned(), ctx.device.to_owned());
+        if let Some(cards) = visible_cards(ctx.device, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()) {
+            environment.entry("CUDA_VISIBLE_DEVICES".to_owned()).or_insert(cards);
+        }
         run_program(params, &environment, ctx)?;
         unchanged(ctx)?;
 
@@ -186,6 +191,20 @@ fn collect(path: &Path, name: &str, found: &mut impl FnMut(String, PathBuf)) -> 
         collect(&entry, &format!("{name}/{last}"), found)?;
     }
     Ok(())
+}
+
+/// Returns the CUDA cards that a program may see, as `CUDA_VISIBLE_DEVICES` names them: those of the action, counted among the
+/// ones that this process may see itself; `None` where the action has others, or none.
+fn visible_cards(devices: &str, visible: Option<&str>) -> Option<String> {
+    let own: Option<Vec<&str>> = visible.filter(|list| !list.is_empty()).map(|list| list.split(',').collect());
+    let card = |device: &str| {
+        let number = device.strip_prefix("libtorch:").unwrap_or(device).strip_prefix("cuda:")?;
+        match &own {
+            Some(own) => own.get(number.parse::<usize>().ok()?).map(|card| (*card).to_owned()),
+            None => Some(number.to_owned()),
+        }
+    };
+    devices.split(',').map(card).collect::<Option<Vec<_>>>().map(|cards| cards.join(","))
 }
 
 /// Runs the program to its end, or until the user asks to stop.
@@ -260,6 +279,14 @@ mod tests {
             input_files: Vec::new(),
             outputs: outputs.iter().map(|output| (*output).to_owned()).collect(),
         }
+    }
+
+    #[test]
+    fn a_program_sees_the_cards_of_its_action_alone() {
+        assert_eq!(visible_cards("cpu", None), None);
+        assert_eq!(visible_cards("libtorch:cuda:1,cuda:3", None).as_deref(), Some("1,3"));
+        assert_eq!(visible_cards("cuda:1", Some("4,7")).as_deref(), Some("7"), "counted among those that are left");
+        assert_eq!(visible_cards("cuda:2", Some("4,7")), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::artifact::metrics::{self, ClassScores, CurvePoint, Protocol, Table};
 use crate::digest::Digest;
 use crate::kind::Kind;
 use crate::stage::{
-    Ctx, Inputs, NotInKey, Output, Port, SourceFile, SourceItem, Sources, Spec, Stage, StageError, Work,
+    Ctx, Devices, Inputs, NotInKey, Output, Port, SourceFile, SourceItem, Sources, Spec, Stage, StageError, Work,
 };
 
 /// The kinds that are spread over shards.
@@ -158,6 +158,7 @@ pub struct CopyParams {
 
 impl Stage for Copy {
     type Params = CopyParams;
+    const DEVICES: Devices = Devices::Any;
     const SPEC: Spec = Spec {
         name: "debug.copy",
         about: "Items as they come, with a suffix, to try out the engine",
@@ -329,6 +330,7 @@ pub struct SleepParams {
 
 impl Stage for Sleep {
     type Params = SleepParams;
+    const DEVICES: Devices = Devices::Any;
     const SPEC: Spec = Spec {
         name: "debug.sleep",
         about: "Takes its time, to try out the engine",
@@ -387,6 +389,7 @@ fn every_step() -> NotInKey<u64> {
 
 impl Stage for Steps {
     type Params = StepsParams;
+    const DEVICES: Devices = Devices::One;
     const SPEC: Spec = Spec {
         name: "debug.steps",
         about: "A long work in steps that keeps checkpoints as trainings do, to try out the engine",

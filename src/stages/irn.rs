@@ -24,7 +24,7 @@ use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::pass::Pass;
 use crate::nn::resnet;
 use crate::nn::train;
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
 use crate::stages::training::{self, Every, OptimizerKind, Recipe};
@@ -173,6 +173,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = TrainParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "irn.train",
@@ -392,6 +393,7 @@ pub(super) struct Propagate;
 
 impl Stage for Propagate {
     type Params = PropagateParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "irn.propagate",

@@ -22,7 +22,7 @@ use crate::nn::optim::{Group, Optimizer, Rule, Schedule};
 use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::train;
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 
 /// The network and the values of its training that go together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -190,6 +190,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = TrainParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "mctformer.train",
@@ -382,6 +383,7 @@ pub(super) struct Cams;
 
 impl Stage for Cams {
     type Params = CamsParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "mctformer.cams",

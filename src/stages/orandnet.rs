@@ -17,7 +17,7 @@ use crate::nn::orandnet::{ARCH, Activation, OrandLoss, OrandNet, OrandNetConfig,
 use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::train;
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
 use crate::stages::training::{self, Every, OptimizerKind, Recipe};
@@ -126,6 +126,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = TrainParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "orandnet.train",
@@ -307,6 +308,7 @@ pub(super) struct Refine;
 
 impl Stage for Refine {
     type Params = RefineParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "orandnet.refine",

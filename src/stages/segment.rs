@@ -21,7 +21,7 @@ use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::resnet38::{ARCH, Merge, Resnet38, Resnet38Config, SegmentationLoss};
 use crate::nn::train;
-use crate::stage::{Ctx, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
+use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
 use crate::stages::shelf::Shelf;
 use crate::stages::training::{self, Every, OptimizerKind, Recipe};
@@ -221,6 +221,7 @@ pub(super) struct Train;
 
 impl Stage for Train {
     type Params = TrainParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "segment.train",
@@ -432,6 +433,7 @@ pub(super) struct Predict;
 
 impl Stage for Predict {
     type Params = PredictParams;
+    const DEVICES: Devices = Devices::One;
 
     const SPEC: Spec = Spec {
         name: "segment.predict",

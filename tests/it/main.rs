@@ -34,6 +34,7 @@ mod results;
 mod rooms;
 mod run;
 mod shared;
+mod slots;
 mod stages;
 mod sweep;
 mod trained;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use orandflow::plan;
 use orandflow::plan::prepare::Planner;
 use orandflow::run::event::Event;
+use orandflow::run::slots::Names;
 use orandflow::run::{Options, Outcome, Status, Survey, choose, run};
 use orandflow::stages::catalog;
 use orandflow::store::Store;
@@ -74,7 +75,8 @@ fn carry_out(file: &Path, cache: &Path, jobs: usize) -> (Outcome, Vec<Event>) {
     let survey = Survey::of(&plan, &chosen, &planner).expect("nothing is refused");
     let options = Options {
         jobs,
-        device: "cpu".into(),
+        memory: None,
+        devices: Names::of(&["cpu"]).expect("one name"),
         fail_fast: false,
         cancelled: Arc::new(AtomicBool::new(false)),
         asked: Arc::default(),

@@ -26,7 +26,7 @@ fn a_kind_is_explained() {
     insta::assert_snapshot!(stdout(&["stages", "debug.copy"]), @r#"
     debug.copy: Items as they come, with a suffix, to try out the engine
 
-    makes an image set, image by image, in shards
+    makes an image set, image by image, in shards; it has as many GPUs as its `resources` say
 
     ports
       a  ImageSet or CamSet or SeedSet or MaskSet or ScoreSet: items

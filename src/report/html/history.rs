@@ -139,7 +139,7 @@ pub fn run(name: &str, events: &[Stamped]) -> Option<Run> {
             Event::RunStarted { started: when, device: on, jobs: count, .. } => {
                 (started, device, jobs) = (when.clone(), on.clone(), *count);
             }
-            Event::ActionDone { stage, bucket, seconds } => note(stage, *bucket, *seconds, false),
+            Event::ActionDone { stage, bucket, seconds, .. } => note(stage, *bucket, *seconds, false),
             Event::Failed { stage, seconds, .. } => note(stage, None, *seconds, true),
             Event::RunFinished { ran, cached, failed, skipped, interrupted, .. } => {
                 let all = count(ran + cached + failed + skipped, "stage");
@@ -173,7 +173,16 @@ mod tests {
     use super::*;
 
     fn done(at: f64, stage: &str, seconds: f64) -> Stamped {
-        Stamped { at, event: Event::ActionDone { stage: stage.to_owned(), bucket: None, seconds } }
+        Stamped {
+            at,
+            event: Event::ActionDone {
+                stage: stage.to_owned(),
+                bucket: None,
+                seconds,
+                device: None,
+                slots: Vec::new(),
+            },
+        }
     }
 
     fn begun() -> Stamped {
