@@ -106,7 +106,7 @@ pub fn export(
         return Err(format!("{article} has no form `{}`; its forms are {}", format.word(), words.join(", ")));
     }
     let format = format.or(forms.first().copied());
-    let mut folder = Folder { root: to, files: 0 };
+    let mut folder = Folder::new(to);
     match manifest.kind {
         Kind::ImageSet => image_set(manifest, source, &mut folder)?,
         Kind::MaskSet | Kind::SeedSet if format == Some(Format::VocTest) => {
@@ -253,14 +253,24 @@ fn plain(name: &str) -> Result<&str, String> {
     }
 }
 
-struct Folder<'path> {
+/// A folder that files are written to.
+#[derive(Debug)]
+pub struct Folder<'path> {
     root: &'path Path,
     files: usize,
 }
 
-impl Folder<'_> {
-    /// Writes a file beside its place and renames it.
-    fn write(&mut self, relative: &str, bytes: &[u8]) -> Result<(), String> {
+impl<'path> Folder<'path> {
+    /// Names the folder; it is made with the first file.
+    pub fn new(root: &'path Path) -> Self {
+        Self { root, files: 0 }
+    }
+
+    /// Writes a file beside its place and renames it; folders on the way are made.
+    ///
+    /// # Errors
+    /// If the name leads out of the folder, or the file cannot be written.
+    pub fn write(&mut self, relative: &str, bytes: &[u8]) -> Result<(), String> {
         let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
         if relative.is_empty() || !Path::new(relative).components().all(inside) {
             return Err(format!("`{relative}` leads out of the folder"));

@@ -11,7 +11,7 @@ use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use crate::artifact::images::ClassList;
 use crate::data::voc::{self, labels_of};
-use crate::data::{count, listed};
+use crate::data::{coco, count, listed, sbd};
 use crate::image::codec;
 use crate::plan::Step;
 use crate::stage::{Inputs, SourceItem, Sources, StageError};
@@ -105,12 +105,8 @@ fn dataset(step: &Step, items: &[SourceItem], classes: Option<&ClassList>, findi
     let images = count(items.len(), "image", "images");
     match known_count(step, classes) {
         None => findings.fine(images),
-        Some((split, known)) if known == items.len() => {
-            findings.fine(format!("{images}, as many as `{split}` of PASCAL VOC 2012 has"));
-        }
-        Some((split, known)) => {
-            findings.fault(&format!("{images}, where `{split}` of PASCAL VOC 2012 has {known}"));
-        }
+        Some((split, known)) if known == items.len() => findings.fine(format!("{images}, as many as {split} has")),
+        Some((split, known)) => findings.fault(&format!("{images}, where {split} has {known}")),
     }
     let names = classes.map_or(&[][..], |list| &list.classes);
     let looks: Vec<(&SourceItem, Result<Look, String>)> =
@@ -150,18 +146,25 @@ fn dataset(step: &Step, items: &[SourceItem], classes: Option<&ClassList>, findi
     }
 }
 
-/// Returns the split and how many images it has, where a stage takes all of a split of PASCAL VOC 2012.
-fn known_count(step: &Step, classes: Option<&ClassList>) -> Option<(&'static str, usize)> {
+/// Returns what a split is called and how many images it has, where a stage takes all of a split of PASCAL VOC 2012 or COCO 2014.
+fn known_count(step: &Step, classes: Option<&ClassList>) -> Option<(String, usize)> {
     let params = step.run.params();
     let text = |name: &str| params.get(name)?.as_str().map(str::to_owned);
-    let whole = params.get("limit").is_none_or(serde_json::Value::is_null);
-    // Excerpts of the data set have its classes and splits too, but lie elsewhere.
-    let complete = Path::new(&text("root")?).file_name().is_some_and(|name| name == "VOC2012");
-    if !whole || !complete || classes.is_none_or(|list| list.classes != voc::CLASSES) {
+    if params.get("limit").is_some_and(|limit| !limit.is_null()) {
         return None;
     }
-    let split = text("split")?;
-    voc::SPLIT_SIZES.into_iter().find(|(name, _)| *name == split)
+    let (split, classes) = (text("split")?, &classes?.classes);
+    if step.kind.spec().name == "dataset.coco" {
+        // An excerpt has a name of its own, or some of the classes.
+        let (name, all, labelled) = coco::SPLIT_SIZES.into_iter().find(|(name, ..)| *name == split)?;
+        let drops = text("unlabelled")? == "drop";
+        let known = format!("`{name}` of COCO 2014{}", if drops { " with objects" } else { "" });
+        return (classes.len() == coco::CLASSES).then_some((known, if drops { labelled } else { all }));
+    }
+    // Excerpts of the data set have its classes and splits too, but lie elsewhere.
+    let complete = Path::new(&text("root")?).file_name().is_some_and(|name| name == "VOC2012");
+    let (name, known) = voc::SPLIT_SIZES.into_iter().find(|(name, _)| *name == split)?;
+    (complete && *classes == voc::CLASSES).then(|| (format!("`{name}` of PASCAL VOC 2012"), known))
 }
 
 fn look(item: &SourceItem, classes: &[String]) -> Result<Look, String> {
@@ -171,7 +174,7 @@ fn look(item: &SourceItem, classes: &[String]) -> Result<Look, String> {
     let size = codec::image_size(&read("image")?.ok_or("it has no image file")?)?;
     let mask = |role: &str| -> Result<Option<BTreeSet<u8>>, String> {
         let Some(bytes) = read(role)? else { return Ok(None) };
-        let mask = codec::decode_mask(&bytes)?;
+        let mask = sbd::decode_mask(&bytes)?;
         if (mask.height(), mask.width()) != size {
             return Err(format!("its mask is {} x {}, and it is {} x {}", mask.width(), mask.height(), size.1, size.0));
         }

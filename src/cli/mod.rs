@@ -9,6 +9,7 @@ mod doctor;
 mod engine;
 mod export;
 mod graph;
+mod import;
 mod op;
 mod plan;
 mod report;
@@ -57,6 +58,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Write a stage's result to a folder in formats that other programs read
     Export(export::ExportArgs),
+    /// Turn the files of another data set into a folder that every program reads
+    Import(import::ImportArgs),
     /// Run a single operation on plain files
     Op(op::OpArgs),
     /// List the kinds of stage, or everything about one of them
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),
+        Command::Import(args) => self::import::import(args),
         Command::Op(args) => op::op(args),
         Command::Stages(args) => stages::stages(args),
         Command::Schema(args) => schema::schema(args),

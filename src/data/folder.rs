@@ -35,7 +35,7 @@ pub fn masks(folder: &str, ids: &[String]) -> Result<Vec<PathBuf>, Problem> {
     Ok(ids.iter().map(|id| found[id].clone()).collect())
 }
 
-fn by_id(folder: &str, endings: &[&str], noun: &str) -> Result<BTreeMap<String, PathBuf>, Problem> {
+pub(super) fn by_id(folder: &str, endings: &[&str], noun: &str) -> Result<BTreeMap<String, PathBuf>, Problem> {
     let entries = std::fs::read_dir(Path::new(folder)).map_err(|error| {
         Problem::with_help(
             format!("the folder of {noun}s cannot be read: `{folder}`: {error}"),

@@ -1,11 +1,14 @@
 //! Where images, masks and labels come from, and how they are varied for training. Knows no stages and no cache.
 
 pub mod augment;
+pub mod coco;
 pub mod color;
 pub mod crop_resize;
 pub mod folder;
 pub mod labels;
+mod pieces;
 pub mod rand_augment;
+pub mod sbd;
 pub mod shrink;
 pub mod synthetic;
 pub mod voc;

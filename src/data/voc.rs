@@ -83,6 +83,11 @@ impl Layout {
         }
     }
 
+    /// Whether there is a file of this split.
+    pub fn has_split(&self, split: &str) -> bool {
+        self.path(SPLITS).join(format!("{split}.txt")).is_file()
+    }
+
     /// Returns the image ids of a split in the order of its file; at most `limit`.
     pub fn ids(&self, split: &str, limit: Option<usize>) -> Result<Vec<String>, Problem> {
         let path = self.path(SPLITS).join(format!("{split}.txt"));
@@ -211,7 +216,7 @@ pub fn parse_classes(text: &str, name: &str) -> Result<Vec<String>, Problem> {
 }
 
 /// Reads a split file: an id per line, or a path whose file name is the id; further columns and empty lines do not count.
-fn parse_split(text: &str, path: &Path) -> Result<Vec<String>, Problem> {
+pub(super) fn parse_split(text: &str, path: &Path) -> Result<Vec<String>, Problem> {
     let mut ids = Vec::new();
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {

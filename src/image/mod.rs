@@ -8,6 +8,7 @@ mod grid;
 pub mod ir_label;
 mod jpeg;
 pub mod normalise;
+pub mod outline;
 pub mod palette;
 pub mod paths;
 pub mod permutohedral;

@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::dataset_voc::{CLASSES, Facts, IMAGE, MASK, add, entry, text};
-use super::io;
-use crate::artifact::images;
+use super::dataset_voc::{CLASSES, Facts, IMAGE, MASK, add, collect, text};
 use crate::data::{Problem, count, folder, labels, listed, voc};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, NotInKey, Output, SourceFile, SourceItem, Sources, Spec, Stage, StageError, Work};
@@ -90,10 +87,7 @@ impl Stage for DatasetFolder {
     fn run(_params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let file = ctx.files.iter().find(|file| file.role == CLASSES).expect("the stage has a file of classes");
         let classes = voc::parse_classes(&text(ctx, file)?, &file.path.display().to_string())?;
-        let mut entries = io::in_order(ctx.items.par_iter().map(|item| entry(ctx, item, &classes)))?;
-        entries.sort_by(|a, b| a.id.cmp(&b.id));
-        let ids = entries.iter().map(|entry| entry.id.clone()).collect();
-        Ok(Output::shard(ids, images::encode(&entries)))
+        collect(ctx, &classes)
     }
 }
 

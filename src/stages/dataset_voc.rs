@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::io;
 use crate::artifact::images::{self, ImageEntry};
 use crate::data::labels;
+use crate::data::sbd::{self, Sbd};
 use crate::data::voc::{self, Layout, labels_of};
+use crate::digest::Digest;
+use crate::foreign::mat;
 use crate::image::{LabelMap, codec};
 use crate::kind::Kind;
 use crate::stage::{
@@ -45,6 +48,13 @@ pub(super) struct Params {
     /// Without it the folder of `masks`, or `SegmentationClass`.
     #[serde(default)]
     labels_from: NotInKey<Option<String>>,
+    /// Folder of the SBD data set, `benchmark_RELEASE/dataset` of its archive, whose `cls/ID.mat` are the masks of images that have
+    /// none in the folder of `masks`
+    ///
+    /// Where `ImageSets/Segmentation` has no `train_aug.txt`, `split = "train_aug"` is then all images of SBD and of VOC's `train`,
+    /// without those of VOC's `val`.
+    #[serde(default)]
+    sbd: NotInKey<Option<String>>,
     /// Number of images, counted from the top of the split file; without it all
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -101,21 +111,33 @@ impl Stage for DatasetVoc {
     fn sources(params: &Params, _inputs: &Inputs) -> Result<Sources, StageError> {
         let layout = Layout::open(&params.root.0)?;
         let classes = layout.classes()?;
-        let ids = layout.ids(&params.split, params.limit.0)?;
+        let sbd = params.sbd.0.as_deref().map(Sbd::open).transpose()?;
+        let ids = match &sbd {
+            Some(sbd) if params.split == sbd::SPLIT && !layout.has_split(sbd::SPLIT) => {
+                let mut ids = sbd.train_aug(&layout)?;
+                ids.truncate(params.limit.0.unwrap_or(usize::MAX));
+                ids
+            }
+            _ => layout.ids(&params.split, params.limit.0)?,
+        };
+        let masks = |folder: &str| match &sbd {
+            Some(sbd) => sbd.masks_beside(&layout, folder, &ids),
+            None => layout.masks(folder, &ids),
+        };
         let mut items: Vec<SourceItem> = ids
             .iter()
             .map(|id| SourceItem { id: id.clone(), files: Vec::new(), facts: serde_json::Value::Null })
             .collect();
         add(&mut items, IMAGE, layout.images(&ids)?);
         if let Some(folder) = &params.masks.0 {
-            add(&mut items, MASK, layout.masks(folder, &ids)?);
+            add(&mut items, MASK, masks(folder)?);
         }
         let fallback = if layout.path(voc::ANNOTATIONS).is_dir() { "annotations" } else { "masks" };
         match params.labels.0.as_deref().unwrap_or(fallback) {
             "annotations" => add(&mut items, ANNOTATION, layout.annotations(&ids)?),
             "masks" => {
                 let folder = params.labels_from.0.as_ref().or(params.masks.0.as_ref());
-                add(&mut items, LABEL_MASK, layout.masks(folder.map_or("SegmentationClass", String::as_str), &ids)?);
+                add(&mut items, LABEL_MASK, masks(folder.map_or("SegmentationClass", String::as_str))?);
             }
             file => {
                 for (item, labels) in items.iter_mut().zip(labels::read(Path::new(file), &ids, &classes)?) {
@@ -137,11 +159,38 @@ impl Stage for DatasetVoc {
             Some(file) => voc::parse_classes(&text(ctx, file)?, &file.path.display().to_string())?,
             None => voc::CLASSES.map(str::to_owned).to_vec(),
         };
-        let mut entries = io::in_order(ctx.items.par_iter().map(|item| entry(ctx, item, &classes)))?;
-        entries.sort_by(|a, b| a.id.cmp(&b.id));
-        let ids = entries.iter().map(|entry| entry.id.clone()).collect();
-        Ok(Output::shard(ids, images::encode(&entries)))
+        collect(ctx, &classes)
     }
+}
+
+/// Looks at every item of a shard. Masks that are no PNG become parts of the artifact.
+pub(super) fn collect(ctx: &Ctx<'_>, classes: &[String]) -> Result<Output, StageError> {
+    collect_with(ctx, classes, |_, _| Ok(None))
+}
+
+/// As [`collect`], where `draw` may make the ground truth of an image, as a PNG.
+pub(super) fn collect_with(
+    ctx: &Ctx<'_>,
+    classes: &[String],
+    draw: impl Fn(&HashedItem, &ImageEntry) -> Result<Option<Vec<u8>>, StageError> + Sync,
+) -> Result<Output, StageError> {
+    let look = |item: &HashedItem| {
+        let (mut entry, mut made) = entry(ctx, item, classes)?;
+        if let Some(mask) = draw(item, &entry)? {
+            entry.mask = Some(Digest::of(&mask));
+            made = Some(mask);
+        }
+        Ok((entry, made))
+    };
+    let mut found = io::in_order(ctx.items.par_iter().map(look))?;
+    found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+    let (entries, made): (Vec<ImageEntry>, Vec<Option<Vec<u8>>>) = found.into_iter().unzip();
+    let ids = entries.iter().map(|entry| entry.id.clone()).collect();
+    let mut output = Output::shard(ids, images::encode(&entries));
+    for (entry, mask) in entries.iter().zip(made) {
+        output.parts.extend(mask.map(|mask| (format!("mask/{}.png", entry.id), mask)));
+    }
+    Ok(output)
 }
 
 pub(super) fn add(items: &mut [SourceItem], role: &str, paths: Vec<PathBuf>) {
@@ -150,7 +199,8 @@ pub(super) fn add(items: &mut [SourceItem], role: &str, paths: Vec<PathBuf>) {
     }
 }
 
-pub(super) fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<ImageEntry, StageError> {
+/// Looks at an item; returns its ground truth as well where that is not in a PNG of its own.
+fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<(ImageEntry, Option<Vec<u8>>), StageError> {
     ctx.check_cancelled()?;
     let id = &item.id;
     let file = item.file(IMAGE).expect("each item has an image");
@@ -160,21 +210,23 @@ pub(super) fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Res
             "replace the file by an undamaged JPEG or PNG, or take its id out of the split",
         )
     })?;
-    let mask = |file: &HashedFile| -> Result<LabelMap, StageError> {
-        let mask = codec::decode_mask(&ctx.access.content(file.digest)?).map_err(|error| {
+    let mask = |file: &HashedFile| -> Result<(LabelMap, bool), StageError> {
+        let bytes = ctx.access.content(file.digest)?;
+        let mask = sbd::decode_mask(&bytes).map_err(|error| {
             StageError::data_help(
                 format!("the mask of image `{id}` cannot be read: `{}`: {error}", file.path.display()),
-                "masks are palette or 8-bit grey PNG whose pixel values are class indices",
+                "masks are palette or 8-bit grey PNG whose pixel values are class indices, or SBD's mat files",
             )
         })?;
         io::check_mask(&mask, id, (height, width), classes.len())?;
-        Ok(mask)
+        Ok((mask, mat::is_mat(&bytes)))
     };
-    let truth = item.file(MASK).map(|file| mask(file).map(|mask| (file.digest, mask))).transpose()?;
+    let truth =
+        item.file(MASK).map(|file| mask(file).map(|(mask, foreign)| (file.digest, mask, foreign))).transpose()?;
     let labels = if let Some(file) = item.file(LABEL_MASK) {
         match &truth {
-            Some((digest, mask)) if *digest == file.digest => labels_of(mask),
-            _ => labels_of(&mask(file)?),
+            Some((digest, mask, _)) if *digest == file.digest => labels_of(mask),
+            _ => labels_of(&mask(file)?.0),
         }
     } else if let Some(file) = item.file(ANNOTATION) {
         voc::parse_annotation(&text(ctx, file)?, classes, &file.path.display().to_string())?
@@ -182,8 +234,9 @@ pub(super) fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Res
         let facts = Facts::deserialize(&item.facts);
         facts.map_err(|error| StageError::data(format!("the labels of image `{id}` cannot be read: {error}")))?.labels
     };
-    let mask = truth.map(|(digest, _)| digest);
-    Ok(ImageEntry { id: id.clone(), image: file.digest, height, width, labels, mask })
+    let made = truth.as_ref().and_then(|(_, mask, foreign)| foreign.then(|| codec::encode_mask(mask)));
+    let mask = made.as_deref().map(Digest::of).or(truth.map(|(digest, ..)| digest));
+    Ok((ImageEntry { id: id.clone(), image: file.digest, height, width, labels, mask }, made))
 }
 
 pub(super) fn text(ctx: &Ctx<'_>, file: &HashedFile) -> Result<String, StageError> {

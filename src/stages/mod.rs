@@ -8,6 +8,7 @@ mod cam_import;
 #[cfg(feature = "nn")]
 mod classifier;
 mod command;
+mod dataset_coco;
 mod dataset_folder;
 mod dataset_synthetic;
 mod dataset_voc;
@@ -39,6 +40,7 @@ use crate::stage::{Listed, StageKind};
 pub fn catalog() -> &'static [&'static dyn StageKind] {
     &[
         &Listed::<dataset_voc::DatasetVoc>::NEW,
+        &Listed::<dataset_coco::DatasetCoco>::NEW,
         &Listed::<dataset_folder::DatasetFolder>::NEW,
         &Listed::<dataset_synthetic::DatasetSynthetic>::NEW,
         &Listed::<weights_import::Import>::NEW,

@@ -1,4 +1,4 @@
-//! Fuzzes the readers of NumPy's and PyTorch's files: no input may make them panic, recurse, or take more memory than their
+//! Fuzzes the readers of NumPy's, PyTorch's and MATLAB's files: no input may make them panic, recurse, or take more memory than their
 //! budget and what the allocator rounds up to.
 #![no_main]
 
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/foreign/mod.rs"]
 mod foreign;
 
-use foreign::{Tree, View, npy, torch};
+use foreign::{Tree, View, mat, npy, torch};
 
 /// Counts what is allocated.
 struct Counting;
@@ -55,6 +55,9 @@ fn exhaust(tree: &Tree<'_>) {
 fuzz_target!(|bytes: &[u8]| {
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
+    if mat::is_mat(bytes) {
+        let _ = mat::read(bytes, &["GTcls", "Segmentation"]);
+    }
     let read = if bytes.starts_with(npy::MAGIC) { npy::read(bytes) } else { torch::read(bytes) };
     if let Ok(tree) = &read {
         exhaust(tree);
