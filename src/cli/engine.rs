@@ -1,6 +1,7 @@
 //! What the verbs that look into the cache share: its folder, the developers' log, and results as tables and JSON.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -13,6 +14,7 @@ use super::Failure;
 use crate::kind::Kind;
 use crate::pipeline::resources::bytes;
 use crate::plan::Plan;
+use crate::report::http::address;
 use crate::report::text::{Align, count, table};
 use crate::run::slots::Names;
 use crate::run::{Outcome, Status, StepOutcome};
@@ -123,6 +125,17 @@ pub(crate) struct LogArgs {
     /// Form of the developers' log; without `--log`, of what is told of the run: `json` writes every event as a line
     #[arg(long = "log-format", value_name = "FORMAT", default_value = "plain")]
     pub(crate) log_format: LogFormat,
+
+    /// Show the run as a page while it goes on, for this machine alone: at a port that is free, or with `--serve=PORT`
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "127.0.0.1:0",
+        value_parser = address
+    )]
+    pub(crate) serve: Option<SocketAddr>,
 }
 
 /// Form of the developers' log.

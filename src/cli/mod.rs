@@ -11,6 +11,7 @@ mod export;
 mod graph;
 mod import;
 mod op;
+mod page;
 mod plan;
 mod report;
 mod results;
@@ -19,6 +20,7 @@ mod schema;
 mod show;
 mod stages;
 mod sweep;
+mod watch;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Write everything that is known of a pipeline's results as one HTML page
     Report(report::ReportArgs),
+    /// Show a run under way as a page that keeps itself up to date, for this machine alone
+    Watch(watch::WatchArgs),
     /// Look the data of a pipeline through: what is missing or damaged, before any time is spent
     Doctor(doctor::DoctorArgs),
     /// Draw the graph of a pipeline
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Results(args) => results::results(args),
         Command::Diff(args) => diff::diff(args),
         Command::Report(args) => self::report::report(args),
+        Command::Watch(args) => watch::watch(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Graph(args) => graph::graph(args),
         Command::Show(args) => show::show(args),

@@ -1,6 +1,7 @@
 //! `orandflow run`: carries a pipeline out, reports, and decides the exit code.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, HowArgs, LogArgs, LogFormat, OnlyArgs, json, metrics, metrics_table, outside, summary};
+use super::watch::{Shown, Watcher, unheard};
 use crate::plan::Plan;
 use crate::plan::prepare::Planner;
 use crate::report::bars::Bars;
@@ -22,6 +24,7 @@ use crate::run::event::Stamped;
 use crate::run::{Options, Outcome, Status, Survey, choose, run as carry_out};
 use crate::store::Store;
 use crate::store::files::Files;
+use crate::sweep::Sweep;
 
 /// What a shell expects of a program that was stopped with Ctrl-C: 128 and the number of SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -56,8 +59,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let chosen = choose(&plan, &args.only.only).map_err(Failure::Diagnostics)?;
     choose(&plan, &args.restart).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
+    let sweep = Sweep::of(plan, &args.pipeline.file);
+    let plan = &sweep.plan;
     let order = Order {
-        plan: &plan,
+        sweep: &sweep,
+        points: &[0],
         chosen: &chosen,
         store: &store,
         how: &args.how,
@@ -68,9 +74,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     };
     let (outcome, _) = order.carry_out()?;
 
-    let metrics = metrics(&plan, &store, &outcome.steps);
+    let metrics = metrics(plan, &store, &outcome.steps);
     let text = if args.how.json {
-        format!("{:#}\n", json(&plan, &outcome, &metrics))
+        format!("{:#}\n", json(plan, &outcome, &metrics))
     } else {
         let table = metrics_table(&metrics);
         let gap = if table.is_empty() { "" } else { "\n" };
@@ -91,7 +97,9 @@ pub(crate) fn exit_code(outcome: &Outcome) -> ExitCode {
 
 /// A plan, and how it is to be carried out.
 pub(crate) struct Order<'a> {
-    pub(crate) plan: &'a Plan,
+    pub(crate) sweep: &'a Sweep,
+    /// The points that are meant.
+    pub(crate) points: &'a [usize],
     pub(crate) chosen: &'a [bool],
     pub(crate) store: &'a Store,
     pub(crate) how: &'a HowArgs,
@@ -107,15 +115,18 @@ pub(crate) struct Order<'a> {
 impl Order<'_> {
     /// Carries the plan out until it is done or the user stops it; returns the outcome and the run's folder.
     pub(crate) fn carry_out(&self) -> Result<(Outcome, PathBuf), Failure> {
+        let plan = &self.sweep.plan;
+        let listener = self.log.serve.map(|place| TcpListener::bind(place).map_err(|error| unheard(place, &error)));
+        let listener = listener.transpose()?;
         let (cancelled, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         stop_on_interrupt(&cancelled);
         keep_on_request(&asked);
         let devices = self.how.names()?;
-        devices.check(self.plan, self.chosen).map_err(Failure::Diagnostics)?;
+        devices.check(plan, self.chosen).map_err(Failure::Diagnostics)?;
         self.store.run_begins().map_err(|error| outside(&error))?;
         let files = Files::load(self.store);
         let planner = Planner::new(self.store, &files);
-        let survey = Survey::of(self.plan, self.chosen, &planner);
+        let survey = Survey::of(plan, self.chosen, &planner);
         remember(&files, self.store);
         let survey = survey.map_err(Failure::Diagnostics)?;
         let how = self.how;
@@ -130,12 +141,32 @@ impl Order<'_> {
         };
         let (listeners, folder) = self.listeners()?;
         let reporter = Reporter::new(listeners);
+        let watcher = listener.map(|listener| self.serve(listener, &folder)).transpose()?;
         let surveyed = survey.seconds();
         let hear = |event: Stamped| reporter.hear(&event);
-        let mut outcome = carry_out(self.plan, survey, &planner, self.store, &options, &hear);
+        let mut outcome = carry_out(plan, survey, &planner, self.store, &options, &hear);
         outcome.seconds += surveyed;
         remember(&files, self.store);
+        if let Some(watcher) = watcher {
+            watcher.bid_farewell();
+        }
         Ok((outcome, folder))
+    }
+
+    /// Shows the run as a page, and says where.
+    fn serve(&self, listener: TcpListener, folder: &Path) -> Result<Arc<Watcher>, Failure> {
+        let place = listener.local_addr().map_err(|error| outside(&error))?;
+        let shown = Shown::new(self.sweep.clone(), self.points.to_vec(), self.chosen.to_vec());
+        let watcher = Watcher::of_run(shown, self.store.clone(), folder);
+        watcher.start(listener)?;
+        // Nobody is left to be told where stderr is gone.
+        let _ = match self.log.log_format {
+            LogFormat::Json => {
+                writeln!(std::io::stderr(), r#"{{"at":0.0,"event":"page.served","address":"http://{place}/"}}"#)
+            }
+            LogFormat::Plain => writeln!(std::io::stderr(), "the page of this run: http://{place}/"),
+        };
+        Ok(watcher)
     }
 
     /// Returns the listeners: the folder of the run, stderr, and the developers' log.

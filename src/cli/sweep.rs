@@ -89,7 +89,8 @@ pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
         files => files.iter().map(|file| ("pipeline.toml", file.as_path())).collect(),
     };
     let order = Order {
-        plan: &sweep.plan,
+        sweep: &sweep,
+        points: &points,
         chosen: &chosen,
         store: &store,
         how: &args.how,

@@ -84,6 +84,14 @@ pub fn line(event: &Event) -> Option<String> {
     })
 }
 
+/// Returns what came of a run, in words; of its last event.
+pub fn ending(event: &Event) -> Option<String> {
+    let Event::RunFinished { ran, cached, failed, skipped, interrupted, .. } = event else { return None };
+    let all = count(ran + cached + failed + skipped, "stage");
+    let end = if *interrupted { ", interrupted" } else { "" };
+    Some(format!("{all}: {ran} ran, {cached} cached, {failed} failed, {skipped} skipped{end}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

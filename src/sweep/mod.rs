@@ -63,6 +63,15 @@ impl Point {
 }
 
 impl Sweep {
+    /// Makes a sweep of one point, a pipeline that was read from a file.
+    pub fn of(plan: Plan, file: &Path) -> Self {
+        let steps = plan.steps.iter().enumerate().map(|(index, step)| (step.name.clone(), index)).collect();
+        let (name, group) = ("base".to_owned(), "base".to_owned());
+        let point = Point { name, group, seed: None, values: Vec::new(), steps };
+        let (labels, files) = (Vec::new(), vec![file.to_owned()]);
+        Self { name: plan.pipeline.clone(), plan, points: vec![point], labels, files }
+    }
+
     /// Returns the points that are meant by at least one word; all points without words.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Tests that drive the program and its engine.
 
+mod browser;
 mod bundle;
 mod cache;
 mod cam_import;
@@ -40,6 +41,7 @@ mod slots;
 mod stages;
 mod sweep;
 mod trained;
+mod watch;
 mod weights;
 mod why;
 mod workbench;

@@ -1,7 +1,8 @@
-//! `report`: the page, without a browser.
+//! `report`: the page as text, and in a browser.
 
 use serde_json::Value;
 
+use crate::browser::Browser;
 use crate::workbench::Workbench;
 
 const PIPELINE: &str = r#"
@@ -156,4 +157,59 @@ fn events_can_be_read_from_stderr_as_json() {
     assert_eq!(events[0]["event"], "run.started");
     assert_eq!(events.last().map(|event| event["event"].clone()), Some("run.finished".into()));
     assert!(outcome.stdout.contains("4 stages: 4 cached"), "{}", outcome.stdout);
+}
+
+#[test]
+fn the_page_can_be_used_in_a_browser() {
+    let Some(mut browser) = Browser::start() else { return };
+    let bench = bench();
+    page(&bench, &["--images", "8"]);
+    browser.scheme("light");
+    browser.open(&format!("file://{}", bench.path("report/look.html").display()));
+    browser.wait_for("document.querySelectorAll('#sections a').length >= 6");
+    // Every stage can be clicked, and is shown then.
+    let stages = browser.value("document.querySelectorAll('#picture .step').length").as_u64().expect("a number");
+    assert_eq!(stages, 7);
+    for step in 0..stages {
+        let node = format!("document.querySelector('#picture .step[data-step=\"{step}\"]')");
+        browser.value(&format!("{node}.dispatchEvent(new MouseEvent('click', {{ bubbles: true }}))"));
+        let shown = browser.value("document.querySelector('#details h3').textContent");
+        let label = browser.value(&format!("{node}.getAttribute('aria-label')"));
+        let (shown, label) = (shown.as_str().expect("a name"), label.as_str().expect("a label"));
+        assert!(label.starts_with(&format!("{shown}, ")), "{label}");
+        assert_eq!(browser.value(&format!("{node}.getAttribute('aria-pressed')")), "true");
+    }
+    // And reached with Tab, and opened with Enter.
+    browser.value("document.getElementById('picture').focus()");
+    browser.press("Tab");
+    browser.press("Enter");
+    assert_eq!(browser.value("document.activeElement.dataset.step === String(kept.step)"), true);
+    // Every picture is one, also behind the class chooser and in every order.
+    browser.value("document.getElementById('images').scrollIntoView()");
+    let loaded = "(async () => { for (const one of document.images) { one.loading = 'eager'; await one.decode(); } \
+                  return document.images.length > 0 && [...document.images].every((one) => one.naturalWidth > 0 && one.alt); })()";
+    assert_eq!(browser.value(loaded), true);
+    assert_eq!(browser.value("document.querySelectorAll('#images tbody tr').length"), 8);
+    browser.value(
+        "[...document.querySelectorAll('#images button')].find((one) => one.textContent === 'Best first').click()",
+    );
+    let scores =
+        "[...document.querySelectorAll('#images tbody th')].map((one) => Number(one.textContent.split('mIoU ')[1]))";
+    assert_eq!(browser.value(&format!("{scores}.every((one, at, all) => at === 0 || all[at - 1] >= one)")), true);
+    browser.value("(() => { const select = document.querySelector('#images select'); select.selectedIndex = 1; select.dispatchEvent(new Event('change')); })()");
+    assert_eq!(browser.value(loaded), true);
+    browser.keep("report-light");
+    // What is written can be read in both schemes: WCAG 2.1 asks for a contrast of 4.5.
+    let contrast = "(() => { const light = (colour) => { const [r, g, b] = colour.match(/[0-9.]+/g).map((one) => { const value = one / 255; \
+                    return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; }; \
+                    const back = light(getComputedStyle(document.body).backgroundColor); \
+                    return Math.min(...['p', 'a', '.soft', 'h2', 'button', 'td'].map((which) => { const text = light(getComputedStyle(document.querySelector(which)).color); \
+                    return (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05); })); })()";
+    let in_light = browser.value(contrast).as_f64().expect("a number");
+    browser.scheme("dark");
+    let in_dark = browser.value(contrast).as_f64().expect("a number");
+    assert!(in_light >= 4.5 && in_dark >= 4.5, "{in_light} {in_dark}");
+    browser.value("document.getElementById('graph').scrollIntoView()");
+    browser.keep("report-dark");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }

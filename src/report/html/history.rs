@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::report::text::{count, line};
+use crate::report::text::{ending, line};
 use crate::run::event::{Event, Stamped};
 
 /// Most points of a curve: more than a plot has pixels would only weigh.
@@ -141,12 +141,7 @@ pub fn run(name: &str, events: &[Stamped]) -> Option<Run> {
             }
             Event::ActionDone { stage, bucket, seconds, .. } => note(stage, *bucket, *seconds, false),
             Event::Failed { stage, seconds, .. } => note(stage, None, *seconds, true),
-            Event::RunFinished { ran, cached, failed, skipped, interrupted, .. } => {
-                let all = count(ran + cached + failed + skipped, "stage");
-                let end = if *interrupted { ", interrupted" } else { "" };
-                outcome = format!("{all}: {ran} ran, {cached} cached, {failed} failed, {skipped} skipped{end}");
-            }
-            _ => {}
+            event => outcome = ending(event).unwrap_or(outcome),
         }
     }
     if started.is_empty() {

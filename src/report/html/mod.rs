@@ -36,6 +36,8 @@ pub struct Page {
     pub training: Vec<Training>,
     /// The run that the timeline is of.
     pub run: Option<Run>,
+    /// Where the page is served while a run goes on: which plan it shows. Then it asks for what is new.
+    pub live: Option<String>,
 }
 
 /// A stage.

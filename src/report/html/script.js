@@ -1,5 +1,5 @@
 "use strict";
-const page = JSON.parse(document.getElementById("data").textContent);
+let page = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
 /** Makes an element; attributes with the value null are left out, a function is a listener. */
@@ -33,12 +33,39 @@ function table(titles, rows) {
 }
 const word = (text) => ({ text, word: true });
 const number = (text) => ({ text });
-/** Hides a section that has nothing to show, and keeps it out of the list of sections. */
+/** Hides a section that has nothing to show; returns the box for what it shows, emptied. */
 function section(id, filled) {
   const node = $(id);
   node.hidden = !filled;
-  if (filled) $("sections").append(make("li", null, make("a", { href: "#" + id }, node.querySelector("h2").textContent)));
+  let box = node.querySelector(":scope > .body");
+  if (!box) { box = make("div", { class: "body" }); node.append(box); }
+  box.replaceChildren();
+  return box;
 }
+/** Lists the sections that have something to show. */
+function contents() {
+  const shown = [...document.querySelectorAll("main > section:not([hidden])")];
+  const ids = shown.map((node) => node.id).join(" ");
+  if ($("sections").dataset.ids === ids) return;
+  $("sections").dataset.ids = ids;
+  $("sections").replaceChildren(...shown.map((node) => make("li", null, make("a", { href: "#" + node.id }, node.querySelector("h2").textContent))));
+}
+/** Draws a section anew; what had the focus in it, what was unfolded and how far it was scrolled stays. */
+function again(id, draw) {
+  const node = $(id);
+  const all = (which) => [...node.querySelectorAll(which)];
+  const reachable = "button, select, summary, a, [tabindex]";
+  const focus = node.contains(document.activeElement) ? all(reachable).indexOf(document.activeElement) : -1;
+  const open = all("details").map((one) => one.open);
+  const scrolled = all(".scroll").map((one) => [one.scrollLeft, one.scrollTop]);
+  draw();
+  all("details").forEach((one, at) => { one.open = Boolean(open[at]); });
+  all(".scroll").forEach((one, at) => { if (scrolled[at]) [one.scrollLeft, one.scrollTop] = scrolled[at]; });
+  const target = focus < 0 ? null : all(reachable)[focus];
+  if (target && target !== document.activeElement) target.focus({ preventScroll: true });
+}
+/** What was chosen where, for when a section is drawn anew. */
+const kept = { step: 0, metrics: "", thresholds: "", images: { group: 0, className: "", order: "worst" } };
 function choice(label, options, chosen, change) {
   const select = make("select", { change: (event) => change(event.target.value) });
   for (const [value, text] of options) select.append(make("option", { value, selected: value === chosen }, text));
@@ -48,15 +75,17 @@ function choice(label, options, chosen, change) {
 // Stages
 
 function show(index) {
+  kept.step = index;
   const step = page.steps[index];
   const details = $("details");
+  const now = tracked(step.name);
   details.replaceChildren();
   const row = (name, value) => (value === null || value === undefined || value === "" ? [] : [make("dt", null, name), make("dd", null, String(value))]);
   const made = step.made || {};
   details.append(
     make("h3", null, step.name),
     make("dl", null,
-      row("kind", step.kind), row("state", step.status), row("why", step.reason),
+      row("kind", step.kind), row("state", stateOf(step)), row("why", (now && now.note) || step.reason), row("done", progressOf(now)), row("measured", measuredOf(now)),
       row("took", made.seconds === undefined ? null : seconds(made.seconds)),
       row("peak memory", made.peak_memory ? bytes(made.peak_memory) : null),
       row("made", made.started), row("on", made.host ? made.host + ", device " + made.device : null),
@@ -81,29 +110,45 @@ function show(index) {
     node.setAttribute("aria-pressed", chosen ? "true" : "false");
   }
 }
-function graph() {
+/** Makes the boxes of the picture buttons; once. */
+function wire() {
   const picture = document.querySelector("#picture > svg");
   picture.setAttribute("role", "group");
   for (const node of picture.querySelectorAll(".step")) {
-    const step = page.steps[Number(node.dataset.step)];
     const open = () => show(Number(node.dataset.step));
     node.setAttribute("tabindex", "0");
     node.setAttribute("role", "button");
-    node.setAttribute("aria-label", step.name + ", " + step.kind + ", " + step.status);
-    node.classList.toggle("failed", step.status === "failed");
-    node.classList.toggle("missing", step.output === null);
     node.addEventListener("click", open);
     node.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); }
     });
   }
-  $("stages").append(table([word("stage"), word("kind"), word("state"), number("took"), number("size")], page.steps.map((step, index) =>
+}
+/** Writes on the boxes of the picture where their stages stand. */
+function mark() {
+  for (const node of document.querySelectorAll("#picture .step")) {
+    const step = page.steps[Number(node.dataset.step)];
+    const now = tracked(step.name);
+    const state = stateOf(step);
+    const share = now && now.state === "running" && now.total ? " " + Math.floor((100 * now.done) / now.total) + " %" : "";
+    node.setAttribute("aria-label", step.name + ", " + step.kind + ", " + state + share);
+    node.classList.toggle("failed", state === "failed");
+    node.classList.toggle("running", state === "running" || state === "elsewhere");
+    node.classList.toggle("missing", step.output === null && !(now && (now.state === "done" || now.state === "cached")));
+    const told = now && ["running", "elsewhere", "failed", "skipped", "stopped"].includes(now.state);
+    node.querySelector(".kind").textContent = told ? state + share : step.kind;
+  }
+}
+function graph() {
+  $("graph").hidden = page.steps.length === 0;
+  if (!page.steps.length) return;
+  mark();
+  $("stages").replaceChildren(table([word("stage"), word("kind"), word("state"), number("took"), number("size")], page.steps.map((step, index) =>
     make("tr", null,
       make("td", { class: "word" }, make("button", { class: "link", type: "button", click: () => { show(index); $("details").scrollIntoView({ block: "nearest" }); } }, step.name)),
-      make("td", { class: "word" }, step.kind), make("td", { class: "word" }, step.status),
+      make("td", { class: "word" }, step.kind), make("td", { class: "word" }, stateOf(step)),
       make("td", null, step.made ? seconds(step.made.seconds) : "-"), make("td", null, step.size === null ? "-" : bytes(step.size))))));
-  if (page.steps.length) show(0);
-  section("graph", page.steps.length > 0);
+  show(Math.min(kept.step, page.steps.length - 1));
 }
 
 // Plots
@@ -149,7 +194,7 @@ function plot(title, series, across, up, bounds) {
 
 function results() {
   const found = page.results;
-  section("results", found !== null);
+  const box = section("results", found !== null);
   if (!found) return;
   const groups = [];
   for (const [at, column] of found.columns.entries()) {
@@ -160,30 +205,32 @@ function results() {
   for (const group of groups) {
     const rows = found.rows.filter((row) => group.columns.some((at) => row.cells[at] !== null));
     const titles = found.heads.map(word).concat(group.columns.map((at) => number(found.columns[at].title)));
-    $("results").append(make("h3", null, group.title), make("p", { class: "soft" }, group.protocol), make("div", { class: "scroll" }, table(titles, rows.map((row) => make("tr", null,
+    box.append(make("h3", null, group.title), make("p", { class: "soft" }, group.protocol), make("div", { class: "scroll" }, table(titles, rows.map((row) => make("tr", null,
       row.heads.map((text) => make("td", { class: "word" }, text)),
       group.columns.map((at) => make("td", { class: row.cells[at] && row.cells[at].best ? "best" : null,
         "aria-label": row.cells[at] && row.cells[at].best ? row.cells[at].text + ", best" : null }, row.cells[at] ? row.cells[at].text : "-")))))));
   }
-  for (const note of found.notes) $("results").append(make("p", { class: "soft" }, note));
+  for (const note of found.notes) box.append(make("p", { class: "soft" }, note));
 }
 function metrics() {
   const tables = page.metrics;
-  section("metrics", tables.length > 0);
+  const box = section("metrics", tables.length > 0);
   if (!tables.length) return;
   const body = make("div");
+  const first = Math.max(0, tables.findIndex((one) => one.stage === kept.metrics));
   const draw = (at) => {
     const found = tables[at];
+    kept.metrics = found.stage;
     body.replaceChildren(make("p", { class: "soft" }, found.protocol));
     const bars = (name, key) => {
-      const box = make("div", { class: "bars", role: "list", "aria-label": name + " of each class" });
+      const list = make("div", { class: "bars", role: "list", "aria-label": name + " of each class" });
       for (const one of found.per_class) {
         const value = one[key];
-        box.append(make("span", null, one.name),
+        list.append(make("span", null, one.name),
           make("div", { class: "bar", role: "listitem", "aria-label": one.name + ": " + percent(value) + " %" }, make("span", { style: "width: " + 100 * Math.max(0, Math.min(1, value || 0)) + "%" })),
           make("span", null, percent(value)));
       }
-      return make("div", null, make("h3", null, name), box);
+      return make("div", null, make("h3", null, name), list);
     };
     if (found.per_class.length) body.append(make("div", { class: "plots" }, bars("IoU %", "iou"), bars("Precision %", "precision"), bars("Recall %", "recall")));
     if (found.confusion.length) {
@@ -199,27 +246,29 @@ function metrics() {
         make("div", { class: "scroll confusion" }, table([word("truth")].concat(names.map(number)), rows)));
     }
   };
-  $("metrics").append(make("div", { class: "controls" },
-    choice("Stage", tables.map((one, at) => [String(at), one.stage + "  (mIoU " + percent(one.miou) + ")"]), "0", (at) => draw(Number(at)))), body);
-  draw(0);
+  box.append(make("div", { class: "controls" },
+    choice("Stage", tables.map((one, at) => [String(at), one.stage + "  (mIoU " + percent(one.miou) + ")"]), String(first), (at) => draw(Number(at)))), body);
+  draw(first);
 }
 function thresholds() {
   const found = page.metrics.filter((one) => one.curve.length > 1);
-  section("thresholds", found.length > 0);
+  const box = section("thresholds", found.length > 0);
   if (!found.length) return;
+  const first = Math.max(0, found.findIndex((one) => one.stage === kept.thresholds));
   const whole = [[0, 1], [0, 1]];
   const known = (points) => points.filter((point) => point[0] !== null && point[1] !== null);
   const body = make("div", { class: "plots" });
   const draw = (at) => {
     const one = found[at];
+    kept.thresholds = one.stage;
     const pick = (key) => known(one.curve.map((point) => [point.threshold, point[key]]));
     body.replaceChildren(
       plot(one.stage, [line("mIoU", pick("miou"), 0), line("precision", pick("precision"), 1), line("recall", pick("recall"), 2)].filter((one) => one.points.length), "background threshold", "score", [[one.curve[0].threshold, one.curve[one.curve.length - 1].threshold], [0, 1]]),
       plot("Precision over recall", found.slice(0, 24).map((other, at) => line(other.stage, known(other.curve.map((point) => [point.recall, point.precision])), at)).filter((one) => one.points.length), "mean recall", "mean precision", whole));
   };
-  $("thresholds").append(make("div", { class: "controls" }, choice("Stage", found.map((one, at) => [String(at), one.stage]), "0", (at) => draw(Number(at)))), body);
-  draw(0);
-  $("thresholds").append(make("div", { class: "scroll" }, table([word("stage"), number("best threshold"), number("mIoU %"), number("PR area %")], found.map((one) => make("tr", null,
+  box.append(make("div", { class: "controls" }, choice("Stage", found.map((one, at) => [String(at), one.stage]), String(first), (at) => draw(Number(at)))), body);
+  draw(first);
+  box.append(make("div", { class: "scroll" }, table([word("stage"), number("best threshold"), number("mIoU %"), number("PR area %")], found.map((one) => make("tr", null,
     make("td", { class: "word" }, one.stage), make("td", null, one.threshold === null ? "-" : String(one.threshold)), make("td", null, percent(one.miou)), make("td", null, percent(one.area)))))));
 }
 
@@ -227,9 +276,10 @@ function thresholds() {
 
 function images() {
   const groups = page.images;
-  section("images", groups.length > 0);
+  const box = section("images", groups.length > 0);
   if (!groups.length) return;
-  const state = { group: 0, className: "", order: "worst" };
+  const state = kept.images;
+  state.group = Math.min(state.group, groups.length - 1);
   const controls = make("div", { class: "controls" });
   const status = make("p", { class: "soft", role: "status" });
   const body = make("div", { class: "scroll" });
@@ -264,7 +314,7 @@ function images() {
     drawn.className = "grid";
     body.replaceChildren(drawn);
   };
-  $("images").append(make("p", { class: "hint" }, "Maps are laid over the grey photograph, from dark (0) to light (1). The class chooser picks the images that have a class, and its map."), controls, status, body);
+  box.append(make("p", { class: "hint" }, "Maps are laid over the grey photograph, from dark (0) to light (1). The class chooser picks the images that have a class, and its map."), controls, status, body);
   draw();
 }
 
@@ -272,9 +322,8 @@ function images() {
 
 function difference() {
   const found = page.difference;
-  section("difference", found !== null);
+  const box = section("difference", found !== null);
   if (!found) return;
-  const box = $("difference");
   box.append(make("p", null, "A: " + found.names[0]), make("p", null, "B: " + found.names[1]),
     make("p", { class: "soft" }, found.same + (found.same === 1 ? " stage has" : " stages have") + " the same result on both sides."));
   for (const [at, side] of ["A", "B"].entries()) if (found.only_in[at].length) box.append(make("p", null, "Only in " + side + ": " + found.only_in[at].join(", ")));
@@ -297,15 +346,15 @@ function difference() {
 // The run
 
 function training() {
-  section("training", page.training.length > 0);
+  const box = section("training", page.training.length > 0);
   for (const stage of page.training) {
-    $("training").append(make("h3", null, stage.stage), make("p", { class: "soft" }, "run " + stage.run),
+    box.append(make("h3", null, stage.stage), make("p", { class: "soft" }, "run " + stage.run),
       make("div", { class: "plots" }, stage.curves.map((curve, at) => plot(stage.stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", ""))));
   }
 }
 function timeline() {
   const run = page.run;
-  section("timeline", run !== null && run.work.length > 0);
+  const place = section("timeline", run !== null && run.work.length > 0);
   if (!run || !run.work.length) return;
   const lanes = Math.max(...run.work.map((work) => work.lane)) + 1;
   const width = 1100, left = 74, row = 22, height = lanes * row + 34;
@@ -330,17 +379,151 @@ function timeline() {
     return make("tr", null, make("td", { class: "word" }, name), make("td", null, seconds(Math.min(...own.map((work) => work.start)))), make("td", null, seconds(Math.max(...own.map((work) => work.end)))),
       make("td", null, seconds(own.reduce((sum, work) => sum + work.end - work.start, 0))), make("td", null, String(own.length)));
   });
-  $("timeline").append(make("p", { class: "soft" }, "Run " + run.name + ", " + run.started + ", device " + run.device + ", " + run.jobs + " jobs: " + run.outcome),
+  place.append(make("p", { class: "soft" }, "Run " + run.name + ", " + run.started + ", device " + run.device + ", " + run.jobs + " jobs: " + run.outcome),
     make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline" }, svg),
     make("details", null, make("summary", null, "The same as a table"), make("div", { class: "scroll" }, table([word("stage"), number("begins"), number("ends"), number("work"), number("actions")], rows))));
 }
 
+// A run under way
+
+let live = null;
+const tracked = (name) => (live && live.state ? live.state.stages.find((one) => one.name === name) || null : null);
+/** Where a stage stands: as the run says, or else as the cache does. */
+function stateOf(step) {
+  const now = tracked(step.name);
+  return now ? now.state : live && live.state && !live.state.outcome && step.status !== "cached" ? "waits" : step.status;
+}
+const progressOf = (now) => (now && now.total ? now.done + " of " + now.total + " " + now.unit + (now.pace && now.state === "running" ? ", " + now.pace : "") : null);
+const measuredOf = (now) => (now && now.values.length ? now.values.map(([name, value]) => name.replaceAll("_", " ") + " " + Number(value.toPrecision(4))).join(", ") : null);
+
+/** Keeps the page as it is now on the machine that serves it: what the run says each second, the rest when a result is new. */
+function follow() {
+  const box = section("live", true);
+  const status = make("p", { role: "status" });
+  const clock = make("p", { class: "soft" });
+  const pause = make("button", { type: "button", "aria-pressed": "false", click: () => {
+    const stop = pause.getAttribute("aria-pressed") === "false";
+    pause.setAttribute("aria-pressed", stop ? "true" : "false");
+    if (!stop) poll();
+  } }, "Pause updates");
+  const running = make("div", { class: "running" });
+  const plots = make("div", { class: "plots" });
+  const log = make("pre", { tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log of the run" });
+  box.append(status, make("div", { class: "controls" }, pause, clock), running, plots, make("h3", null, "Log"), log);
+  let plan = page.live, shown = -1, pictured = -1, heard = 0, gone = 0, drawn = {}, busy = false;
+
+  const say = (text) => { if (status.textContent !== text) status.textContent = text; };
+  const tick = () => {
+    if (!live || !live.state) { clock.textContent = gone ? "" : "Asking for news"; return; }
+    const past = (performance.now() - heard) / 1000, quiet = live.quiet + past;
+    const ended = live.state.outcome !== null;
+    clock.textContent = "Run " + live.run + ", device " + live.state.device + ", " + live.state.jobs + " jobs, " +
+      (ended ? "took " + seconds(live.state.seconds) : "runs for " + seconds(live.state.seconds + quiet)) +
+      (!ended && quiet > 15 ? "; nothing was heard for " + seconds(quiet) + ": a long step, or the run was killed" : "");
+  };
+  const draw = () => {
+    const state = live.state;
+    if (!state) { say(live.trouble || "No run of this pipeline is there yet; this page waits for one."); return; }
+    const of = (...words) => state.stages.filter((one) => words.includes(one.state));
+    const at = of("running", "elsewhere");
+    const cached = of("cached").length, failed = of("failed").length, over = cached + failed + of("done", "skipped").length;
+    if (gone > 2) say("The program that served this page has ended; this is what it said last.");
+    else if (state.outcome) say("The run has ended. " + state.outcome + ".");
+    else say(over + " of " + state.total + " stages done" + (cached ? ", " + cached + " of them from the cache" : "") + (failed ? ", " + failed + " failed" : "") +
+      (at.length ? ". Running: " + at.map((one) => one.name).join(", ") : "") + "." + (live.trouble ? " " + live.trouble : ""));
+    running.replaceChildren(...at.map((one) => make("div", null, make("strong", null, one.name),
+      make("progress", { max: one.total || null, value: one.total ? one.done : null, "aria-label": one.name }),
+      make("span", { class: "soft" }, one.state === "elsewhere" ? one.note : [progressOf(one), measuredOf(one)].filter(Boolean).join("; ")))));
+    plots.replaceChildren(...state.training.flatMap((stage) => stage.curves.map((curve, at) =>
+      plot(stage.stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", ""))));
+    const bottom = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
+    const text = state.log.join("\n");
+    if (log.textContent !== text) { log.textContent = text; if (bottom) log.scrollTop = log.scrollHeight; }
+    mark();
+    const step = page.steps[kept.step];
+    if (step && drawn.details !== JSON.stringify([kept.step, tracked(step.name), step])) {
+      drawn.details = JSON.stringify([kept.step, tracked(step.name), step]);
+      $("details").setAttribute("aria-live", "off");
+      again("details", () => show(kept.step));
+      setTimeout(() => $("details").setAttribute("aria-live", "polite"), 0);
+    }
+  };
+  const ask = async (path) => {
+    const reply = await fetch(path, { cache: "no-store" });
+    if (reply.status === 204) return null;
+    if (!reply.ok) throw new Error((await reply.text()).trim());
+    return reply.json();
+  };
+  /** Takes a new page in: only the sections whose data are new are drawn. */
+  const take = (fresh) => {
+    fresh.images = page.images;
+    page = fresh;
+    $("summary").textContent = page.summary;
+    for (const [id, draws, data] of sections()) {
+      const text = JSON.stringify(data);
+      if (id === "images" || drawn[id] === text) continue;
+      drawn[id] = text;
+      again(id, draws);
+    }
+    contents();
+  };
+  const rest = async () => {
+    if (busy) return;
+    busy = true;
+    try {
+      if (live.revision > shown) {
+        const fresh = await ask("page.json");
+        if (fresh && fresh.plan === plan) { shown = fresh.revision; take(fresh.page); draw(); }
+      }
+      if (live.revision > pictured) {
+        const found = await ask("images.json" + (pictured < 0 ? "" : "?since=" + pictured));
+        if (found) {
+          pictured = found.revision;
+          if (JSON.stringify(found.images) !== JSON.stringify(page.images)) { page.images = found.images; again("images", images); contents(); }
+        }
+      }
+    } catch (error) {
+      // What could not be had is asked for again; a program that has ended is noticed below.
+      if (!(error instanceof TypeError)) say(error.message);
+    } finally {
+      busy = false;
+    }
+  };
+  let waits = 0;
+  const poll = async () => {
+    clearTimeout(waits);
+    if (pause.getAttribute("aria-pressed") === "true") return;
+    try {
+      const news = await ask("live.json" + (live ? "?since=" + live.version : ""));
+      gone = 0;
+      if (news) {
+        live = news;
+        heard = performance.now();
+        if (live.plan !== plan) { location.reload(); return; }
+        draw();
+      }
+      if (live && (live.revision > shown || live.revision > pictured)) rest();
+    } catch (error) {
+      gone++;
+      if (gone === 3 && live) draw();
+    }
+    // A program that is gone may come back, but then it is asked less and less.
+    waits = setTimeout(poll, gone > 2 ? Math.min(30000, 1000 * 2 ** Math.min(gone, 5)) : 1000);
+  };
+  for (const [id, , data] of sections()) drawn[id] = JSON.stringify(data);
+  setInterval(tick, 1000);
+  poll();
+}
+
+/** Every section of the page, how it is drawn, and the data that it shows. */
+const sections = () => [
+  ["graph", graph, page.steps], ["results", results, page.results], ["metrics", metrics, page.metrics],
+  ["thresholds", thresholds, page.metrics], ["images", images, null], ["difference", difference, page.difference],
+  ["training", training, page.training], ["timeline", timeline, page.run],
+];
+
 $("summary").textContent = page.summary;
-graph();
-results();
-metrics();
-thresholds();
-images();
-difference();
-training();
-timeline();
+wire();
+for (const [, draw] of sections()) draw();
+if (page.live !== null) follow();
+contents();
