@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::ColorJitter;
-use crate::image::normalise::normalise;
+use crate::image::normalise::{normalise, tables};
 use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb, scaled_size};
 use crate::image::{LabelMap, Maps, Rgb};
 
@@ -78,10 +78,9 @@ impl Augmentation {
         if let Some(jitter) = &self.jitter {
             jitter.apply(&mut image, rng);
         }
-        let pixels = normalise(&image);
-        let Some(side) = self.crop else { return Sample { image: pixels, mask } };
+        let Some(side) = self.crop else { return Sample { image: normalise(&image), mask } };
         let window = Crop::draw(height, width, side, rng);
-        Sample { image: window.of_maps(&pixels), mask: mask.as_ref().map(|mask| window.of_mask(mask)) }
+        Sample { image: window.normalised(&image), mask: mask.as_ref().map(|mask| window.of_mask(mask)) }
     }
 }
 
@@ -126,11 +125,20 @@ impl Crop {
         Self { side, columns, rows }
     }
 
-    /// Cuts maps; what lies outside is 0.
-    pub fn of_maps(&self, maps: &Maps) -> Maps {
-        let mut canvas = Maps::zeros(maps.channels(), self.side, self.side);
-        for channel in 0..maps.channels() {
-            self.copy(maps.channel(channel), maps.width(), canvas.channel_mut(channel));
+    /// Cuts an image and normalises what is left of it; what lies outside is 0.
+    pub fn normalised(&self, image: &Rgb) -> Maps {
+        let tables = tables();
+        let mut canvas = Maps::zeros(3, self.side, self.side);
+        for (channel, table) in tables.iter().enumerate() {
+            let to = canvas.channel_mut(channel);
+            for row in 0..self.rows.length {
+                let from = ((self.rows.image + row) * image.width() + self.columns.image) * 3;
+                let pixels = image.data()[from..from + self.columns.length * 3].chunks_exact(3);
+                let to = &mut to[(self.rows.canvas + row) * self.side + self.columns.canvas..];
+                for (value, pixel) in to.iter_mut().zip(pixels) {
+                    *value = table[usize::from(pixel[channel])];
+                }
+            }
         }
         canvas
     }
@@ -138,16 +146,12 @@ impl Crop {
     /// Cuts a mask; what lies outside is 255.
     pub fn of_mask(&self, mask: &LabelMap) -> LabelMap {
         let mut canvas = vec![LabelMap::IGNORE; self.side * self.side];
-        self.copy(mask.data(), mask.width(), &mut canvas);
-        LabelMap::new(self.side, self.side, canvas)
-    }
-
-    fn copy<T: Copy>(&self, source: &[T], width: usize, canvas: &mut [T]) {
         for row in 0..self.rows.length {
-            let from = (self.rows.image + row) * width + self.columns.image;
+            let from = (self.rows.image + row) * mask.width() + self.columns.image;
             let to = (self.rows.canvas + row) * self.side + self.columns.canvas;
-            canvas[to..to + self.columns.length].copy_from_slice(&source[from..from + self.columns.length]);
+            canvas[to..to + self.columns.length].copy_from_slice(&mask.data()[from..from + self.columns.length]);
         }
+        LabelMap::new(self.side, self.side, canvas)
     }
 }
 

@@ -7,6 +7,8 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+#[path = "../../src/allocator.rs"]
+mod allocator;
 mod peer;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +22,6 @@ use orandflow::image::walk::{WalkParams, propagate};
 use orandflow::image::{LabelMap, Maps, Rgb, codec};
 
 use crate::peer::Peer;
-
-/// The program's own allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Everything that the cases share.
 struct Bench {
@@ -94,9 +92,10 @@ fn median(times: &mut [Duration]) -> Duration {
 }
 
 fn main() {
+    allocator::keep_freed_memory();
     let wanted = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let folder = tempfile::tempdir().expect("there is room for temporary files");
-    let mut bench = Bench { wanted, peer: Peer::start(), folder };
+    let mut bench = Bench { wanted, peer: Peer::start("peers.py", 1), folder };
     println!("| work | ours, ms | peer, ms | peer / ours |\n|---|---|---|---|");
     jpeg(&mut bench);
     crf(&mut bench);

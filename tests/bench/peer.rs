@@ -1,10 +1,12 @@
 //! A Python process that runs the other programs, so that both sides of a comparison see the same machine at the same time.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-/// The process behind `peers.py`; answers each request with the seconds that the work took, or says that it lacks the program.
+/// The process behind a script of this folder; answers each request with the seconds that the work took, or says that it lacks the
+/// program.
 pub(crate) struct Peer {
     child: Child,
     requests: ChildStdin,
@@ -12,14 +14,16 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts the interpreter named by `ORANDFLOW_PEER_PYTHON`; without it there are no peers.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts the interpreter named by `ORANDFLOW_PEER_PYTHON` on a script of this folder, with as many threads as our side has;
+    /// without the variable there are no peers.
+    pub(crate) fn start(script: &str, threads: usize) -> Option<Self> {
         let python = std::env::var_os("ORANDFLOW_PEER_PYTHON")?;
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/peers.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench").join(script);
         let mut child = Command::new(python)
             .arg(script)
-            // One core, as ours.
-            .envs([("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")])
+            .envs(
+                ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"].map(|name| (name, threads.to_string())),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
