@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use rayon::prelude::*;
 
-use super::Failure;
 use super::common::{PipelineArgs, deliver};
+use super::{Failure, doctor_devices};
 use crate::artifact::images::ClassList;
 use crate::data::voc::{self, labels_of};
 use crate::data::{coco, count, listed, sbd};
@@ -20,12 +20,17 @@ use crate::stage::{Inputs, SourceItem, Sources, StageError};
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    pipeline: PipelineArgs,
+    pipeline: Option<PipelineArgs>,
+
+    /// Say instead what this program can compute on, and test each device against the CPU
+    #[arg(long, exclusive = true)]
+    devices: bool,
 }
 
 /// Runs `doctor`: exit code 0 if nothing is missing or damaged, else 2.
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let plan = args.pipeline.load()?;
+    let Some(pipeline) = args.pipeline.as_ref().filter(|_| !args.devices) else { return doctor_devices::devices() };
+    let plan = pipeline.load()?;
     let mut text = String::new();
     let mut faults = 0;
     // A stage with inputs knows its files only when those are made.

@@ -6,6 +6,7 @@ mod common;
 mod completions;
 mod diff;
 mod doctor;
+mod doctor_devices;
 mod engine;
 mod export;
 mod graph;
@@ -54,7 +55,7 @@ enum Command {
     Report(report::ReportArgs),
     /// Show a run under way as a page that keeps itself up to date, for this machine alone
     Watch(watch::WatchArgs),
-    /// Look the data of a pipeline through: what is missing or damaged, before any time is spent
+    /// Look the data of a pipeline through, or the devices: what is missing or damaged, before any time is spent
     Doctor(doctor::DoctorArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::nn::pass::Pass;
+use crate::nn::precision::{factor, matmul, product};
 
 /// How a convolution is built: `ConvSpec::new(3, 64, 7).stride(2).padding(3).build(&device)`.
 #[derive(Clone, Copy, Debug)]
@@ -102,13 +103,14 @@ impl Conv2d {
         let [output, input, height, width] = weight.dims();
         let options = &self.options;
         if [height, width] != [1, 1] || options.groups != 1 || options.padding != [(0, 0); 2] {
-            return module::conv2d(x, weight, bias, options.clone());
+            let y = module::conv2d(factor(x), factor(weight), bias.map(factor), options.clone());
+            return product(y);
         }
         // A kernel of one cell is a matrix product; burn-flex 0.22 has no fast path for its gradients.
         let [rows, columns] = options.stride;
         let x = if [rows, columns] == [1, 1] { x } else { x.slice(s![.., .., ..;rows, ..;columns]) };
         let [batch, _, height, width] = x.dims();
-        let y = weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width]));
+        let y = matmul(weight.reshape([1, output, input]), x.reshape([batch, input, height * width]));
         let y = match bias {
             Some(bias) => y + bias.reshape([1, output, 1]),
             None => y,
@@ -148,7 +150,8 @@ impl ConvTranspose2d {
     /// # Shapes
     /// `[B, input, H, W]` to `[B, output, (H - 1) stride - 2 padding + kernel, ..]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        module::conv_transpose2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options.clone())
+        let bias = self.bias.as_ref().map(|bias| factor(bias.val()));
+        product(module::conv_transpose2d(factor(x), factor(self.weight.val()), bias, self.options.clone()))
     }
 }
 
@@ -170,7 +173,8 @@ impl Linear {
     /// # Shapes
     /// `[.., input]` to `[.., output]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        module::linear(x, self.weight.val().transpose(), self.bias.as_ref().map(Param::val))
+        let bias = self.bias.as_ref().map(|bias| factor(bias.val()));
+        product(module::linear(factor(x), factor(self.weight.val()).transpose(), bias))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, LayerNorm, Linear, Norm, NormKind, zeros};
 use crate::nn::ordered;
 use crate::nn::pass::Pass;
+use crate::nn::precision::matmul;
 
 /// What turns pixels into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,14 +212,14 @@ impl Block {
         let qkv = qkv.permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let (q, k, v) = (part(0), part(1), part(2));
-        let dots = q.clone().matmul(k.clone().swap_dims(2, 3));
+        let dots = matmul(q.clone(), k.clone().swap_dims(2, 3));
         let attention = activation::softmax(dots.clone() * (depth as f64).sqrt().recip(), 3);
         let attention = match probe {
             Some(probe) => attention + probe,
             None => attention,
         };
         let heads =
-            if ordered { ordered::product(attention.clone(), v.clone()) } else { attention.clone().matmul(v.clone()) };
+            if ordered { ordered::product(attention.clone(), v.clone()) } else { matmul(attention.clone(), v.clone()) };
         let merged = merge(heads.clone());
         let y = linear(&self.attn.proj, merged.clone());
         let x1 = x0.clone() + y.clone();
@@ -249,9 +250,9 @@ impl Block {
         let depth = width / self.heads;
         let qkv = self.attn.qkv.forward(x).reshape([batch, count, 3, self.heads, depth]).permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
-        let scores = part(0).matmul(part(1).swap_dims(2, 3)) * (depth as f64).sqrt().recip();
+        let scores = matmul(part(0), part(1).swap_dims(2, 3)) * (depth as f64).sqrt().recip();
         let attention = activation::softmax(scores, 3);
-        (self.attn.proj.forward(merge(attention.clone().matmul(part(2)))), attention)
+        (self.attn.proj.forward(merge(matmul(attention.clone(), part(2)))), attention)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::nn::cam::{ClassMaps, Views};
 use crate::nn::layers::NormKind;
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::resnet38::SegmentationLoss;
 use crate::nn::train;
 use crate::nn::{amn, params};
@@ -94,6 +95,9 @@ pub(super) struct TrainParams {
     /// Probability that a target spreads over the other classes
     #[serde(default = "default_smoothing")]
     smoothing: f64,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -256,7 +260,7 @@ impl Stage for Train {
 
     fn run(params: &TrainParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         Self::meta(params, ctx.inputs)?;
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::common_classes(ctx.inputs, &["images", "seeds"])?;
         let objects = classes.len().saturating_sub(1);
         let config = params.config();
@@ -355,6 +359,9 @@ pub(super) struct CamsParams {
     /// How images are resized
     #[serde(default = "cam_export::bicubic")]
     resampling: Resampling,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
 }
 
 fn default_scales() -> Vec<f64> {
@@ -399,7 +406,7 @@ impl Stage for Cams {
     }
 
     fn run(params: &CamsParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let images = io::images(ctx, "images")?;
         let (meta, tensors) = io::weights(ctx, "weights")?;

@@ -17,10 +17,11 @@ use crate::kind::Kind;
 use crate::nn::attribution::{Attribution, Explainer};
 use crate::nn::cam::{self, ClassMaps, Views};
 use crate::nn::params;
+use crate::nn::precision::Precision;
 use crate::nn::resnet::{self, ResNetCam};
 use crate::nn::vit::{self, VitCam};
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
-use crate::stages::{io, training};
+use crate::stages::{io, room, training};
 
 /// How images are resized to a scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +60,9 @@ pub(super) struct Params {
     /// How a ViT's maps are made
     #[serde(default)]
     attribution: Attribution,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// Images of one size that go through the network together
     #[serde(default = "default_batch")]
     #[schemars(range(min = 1))]
@@ -114,7 +118,7 @@ impl Stage for Export {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let images = io::images(ctx, "images")?;
         let (meta, tensors) = io::weights(ctx, "weights")?;
         let count = meta.classes.len().saturating_sub(1);
@@ -127,13 +131,14 @@ impl Stage for Export {
         }
         let maker: Box<Maker<'_>> = match network(&meta)? {
             Network::Resnet(config) => resnet(params, &config, &meta, &tensors, &device)?,
-            Network::Vit(config) => vit(params, &config, &meta, &tensors, &device)?,
+            Network::Vit(config) => vit(ctx, params, &config, &meta, &tensors, &device)?,
         };
         let mut made = Vec::with_capacity(images.len());
         for group in groups(&images, params.batch.0) {
             ctx.check_cancelled()?;
             let pixels = group.iter().map(|entry| io::pixels(ctx, entry)).collect::<Result<Vec<Rgb>, StageError>>()?;
-            let maps = maker(group, &pixels);
+            let together: Vec<(&ImageEntry, Rgb)> = group.iter().zip(pixels).collect();
+            let maps = room::halving(&together, "images", &|text| ctx.warn(text), &mut |images| maker(images))?;
             made.extend(group.iter().zip(maps).map(|(entry, maps)| ImageMaps {
                 id: entry.id.clone(),
                 classes: entry.labels.clone(),
@@ -148,7 +153,7 @@ impl Stage for Export {
 }
 
 /// Makes the maps of images of one size.
-type Maker<'a> = dyn Fn(&[ImageEntry], &[Rgb]) -> Vec<ClassMaps> + 'a;
+type Maker<'a> = dyn Fn(&[(&ImageEntry, Rgb)]) -> Result<Vec<ClassMaps>, StageError> + 'a;
 
 /// A network that `cam.export` knows.
 enum Network {
@@ -192,14 +197,15 @@ fn resnet<'a>(
     let filter = params.resampling.filter();
     let views = Views { scales: params.scales.clone(), flip: params.flip, filter };
     let stride = config.output_stride();
-    Ok(Box::new(move |entries, pixels| {
-        let images: Vec<&Rgb> = pixels.iter().collect();
-        let labels: Vec<&[u8]> = entries.iter().map(|entry| entry.labels.as_slice()).collect();
-        cam::multi_scale(&network, stride, &images, &labels, &views, device)
+    Ok(Box::new(move |images| {
+        let (labels, pixels): (Vec<&[u8]>, Vec<&Rgb>) =
+            images.iter().map(|(entry, pixels)| (entry.labels.as_slice(), pixels)).unzip();
+        Ok(cam::multi_scale(&network, stride, &pixels, &labels, &views, device))
     }))
 }
 
 fn vit<'a>(
+    ctx: &'a Ctx<'_>,
     params: &'a Params,
     config: &vit::Config,
     meta: &WeightsMeta,
@@ -211,11 +217,10 @@ fn vit<'a>(
         params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
     let explainer = Explainer::new(network);
     let (side, grid) = (config.image, config.grid());
-    Ok(Box::new(move |entries, pixels| {
+    Ok(Box::new(move |images| {
         // One row of the batch for each class of each image.
-        let rows: Vec<(Maps, u8)> = entries
+        let rows: Vec<(Maps, u8)> = images
             .iter()
-            .zip(pixels)
             .filter(|(entry, _)| !entry.labels.is_empty())
             .flat_map(|(entry, pixels)| {
                 // Normalised first and resized then, without antialiasing (SPEC 2.3).
@@ -225,20 +230,23 @@ fn vit<'a>(
             .collect();
         let mut values: Vec<f32> = Vec::with_capacity(rows.len() * grid * grid);
         for rows in rows.chunks(params.batch.0) {
-            let x: Tensor<4> = cam::batch(rows.iter().map(|(input, _)| input), device);
-            let classes: Vec<u8> = rows.iter().map(|(_, class)| *class).collect();
-            values.extend(explainer.attribute(x, &classes, params.attribution).into_data().iter::<f32>());
+            values.extend(room::halving(rows, "classes of images", &|text| ctx.warn(text), &mut |rows| {
+                let x: Tensor<4> = cam::batch(rows.iter().map(|(input, _)| input), device);
+                let classes: Vec<u8> = rows.iter().map(|(_, class)| *class).collect();
+                Ok(explainer.attribute(x, &classes, params.attribution).into_data().iter::<f32>().collect())
+            })?);
         }
         let mut values = values.into_iter();
-        entries
+        let maps = images
             .iter()
-            .map(|entry| {
+            .map(|(entry, _)| {
                 if entry.labels.is_empty() {
                     return ClassMaps::none(entry.height, entry.width);
                 }
                 let own = values.by_ref().take(entry.labels.len() * grid * grid).collect();
                 cam::from_attribution(Maps::new(entry.labels.len(), grid, grid, own), entry.height, entry.width)
             })
-            .collect()
+            .collect();
+        Ok(maps)
     }))
 }

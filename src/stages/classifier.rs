@@ -16,6 +16,7 @@ use crate::nn::loss::multilabel_soft_margin;
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::params;
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::resnet::{self, ResNetCam};
 use crate::nn::train;
 use crate::nn::vit::{self, VitCam};
@@ -133,6 +134,9 @@ pub(super) struct Params {
     /// Bound of the gradient's norm over all parameters, 0 for none; default: the preset's
     #[serde(default)]
     clip: Option<f64>,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -451,7 +455,7 @@ impl Stage for Train {
     }
 
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::classes(ctx.inputs.get("images"), "images")?;
         let count = classes.len().saturating_sub(1);
         match params.shape()? {

@@ -22,6 +22,7 @@ use crate::kind::Kind;
 use crate::nn::irn::{ARCH, Heads, Irn, IrnConfig};
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::resnet;
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
@@ -110,6 +111,9 @@ pub(super) struct TrainParams {
     /// Whether the mean displacement is measured over all images in the end; masks of classes do not need it
     #[serde(default = "default_mean_shift")]
     mean_shift: bool,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -234,7 +238,7 @@ impl Stage for Train {
 
     fn run(params: &TrainParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         Self::meta(params, ctx.inputs)?;
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::common_classes(ctx.inputs, &["images", "labels"])?;
         let class_count =
             u8::try_from(classes.len()).map_err(|_| StageError::data("there are more than 255 classes"))?;
@@ -370,6 +374,9 @@ pub(super) struct PropagateParams {
     /// Power to which CAMs are raised before the walk (AMN: 1.3)
     #[serde(default = "default_power")]
     power: f64,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
 }
 
 fn default_walk_radius() -> usize {
@@ -432,7 +439,7 @@ impl Stage for Propagate {
     }
 
     fn run(params: &PropagateParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let (meta, tensors) = io::weights(ctx, "weights")?;
         let network =
@@ -459,7 +466,7 @@ impl Stage for Propagate {
         let pixels = |entry: &ImageEntry| {
             entry.height.next_multiple_of(params.pad_to) * entry.width.next_multiple_of(params.pad_to)
         };
-        let scores = training::spread(&images, pixels, propagate)?;
+        let scores = training::spread(ctx, &images, pixels, propagate)?;
         Ok(Output::shard(images.iter().map(|entry| entry.id.clone()).collect(), maps::encode(&scores)))
     }
 }

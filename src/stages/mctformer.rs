@@ -21,6 +21,7 @@ use crate::nn::mctformer::{Config, MctFormer, Version, epoch_rates, from_deit};
 use crate::nn::optim::{Group, Optimizer, Rule, Schedule};
 use crate::nn::params;
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 
@@ -109,6 +110,9 @@ pub(super) struct TrainParams {
     /// Weight of the term that tells class tokens apart; default: 1 for `plus`, 0 for others
     #[serde(default)]
     contrast: Option<f64>,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -272,7 +276,7 @@ impl Stage for Train {
     }
 
     fn run(params: &TrainParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::classes(ctx.inputs.get("images"), "images")?;
         let count = classes.len().saturating_sub(1);
         let (config, values) = (params.config(), params.values());
@@ -372,6 +376,9 @@ pub(super) struct CamsParams {
     /// Whether the attention between patches spreads the maps
     #[serde(default = "default_refine")]
     refine: bool,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
 }
 
 fn default_refine() -> bool {
@@ -417,7 +424,7 @@ impl Stage for Cams {
     }
 
     fn run(params: &CamsParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let images = io::images(ctx, "images")?;
         let (meta, tensors) = io::weights(ctx, "weights")?;
@@ -447,6 +454,7 @@ impl Stage for Cams {
         }
         let views = Views { scales, flip: params.flip, filter: params.resampling.filter() };
         let made = training::spread(
+            ctx,
             &images,
             |entry| entry.height * entry.width,
             |entry| {

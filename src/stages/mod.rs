@@ -26,6 +26,8 @@ mod mctformer;
 #[cfg(feature = "nn")]
 mod orandnet;
 #[cfg(feature = "nn")]
+mod room;
+#[cfg(feature = "nn")]
 mod segment;
 #[cfg(feature = "nn")]
 mod shelf;

@@ -16,6 +16,7 @@ use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::orandnet::{ARCH, Activation, OrandLoss, OrandNet, OrandNetConfig, from_vgg16};
 use crate::nn::params;
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
@@ -81,6 +82,9 @@ pub(super) struct TrainParams {
     /// How the learning rate moves over the steps
     #[serde(default)]
     schedule: Schedule,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -178,7 +182,7 @@ impl Stage for Train {
 
     fn run(params: &TrainParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         Self::meta(params, ctx.inputs)?;
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::common_classes(ctx.inputs, &["input", "target"])?;
         let config = params.config();
         let network = initial(&config, ctx, &device)?;
@@ -301,6 +305,9 @@ pub(super) struct RefineParams {
     /// the network was trained with: `relu` (`class_softmax`), `softmax` (`with_background`), `sigmoid` (`per_pixel_bce`)
     #[serde(default)]
     activation: Option<Activation>,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// `orandnet.refine`.
@@ -333,7 +340,7 @@ impl Stage for Refine {
     }
 
     fn run(params: &RefineParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let Saved { sizes: config, loss } = saved(ctx.inputs)?;
         let activation = params.activation.unwrap_or(loss.activation());
         let (meta, tensors) = io::weights(ctx, "weights")?;
@@ -351,7 +358,7 @@ impl Stage for Refine {
             Ok(refined)
         };
         let pixels = |image: &ImageMaps| image.high_res.height() * image.high_res.width();
-        let refined = training::spread(&images, pixels, refine)?;
+        let refined = training::spread(ctx, &images, pixels, refine)?;
         Ok(Output::shard(images.iter().map(|image| image.id.clone()).collect(), maps::encode(&refined)))
     }
 }

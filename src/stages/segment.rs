@@ -19,6 +19,7 @@ use crate::nn::layers::NormKind;
 use crate::nn::optim::{Group, Optimizer, Schedule};
 use crate::nn::params;
 use crate::nn::pass::Pass;
+use crate::nn::precision::Precision;
 use crate::nn::resnet38::{ARCH, Merge, Resnet38, Resnet38Config, SegmentationLoss};
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
@@ -135,6 +136,9 @@ pub(super) struct TrainParams {
     /// How `scale_schedule` is read
     #[serde(default)]
     reading: Reading,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
     /// How often a checkpoint is kept besides those at an interruption: `"10 min"`, `"500 steps"` or `"never"`
     #[serde(default)]
     checkpoint: NotInKey<Every>,
@@ -316,7 +320,7 @@ impl Stage for Train {
 
     fn run(params: &TrainParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         Self::meta(params, ctx.inputs)?;
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let classes = io::common_classes(ctx.inputs, &["images", "masks"])?;
         let config = params.config(classes.len());
         let mut network = initial(&config, ctx, &device)?;
@@ -422,6 +426,9 @@ pub(super) struct PredictParams {
     /// Whether a dense CRF (10 iterations, SPEC 7.3 c) fits the masks to the colours; default: false (paper), true (upstream)
     #[serde(default)]
     crf: Option<bool>,
+    /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
+    #[serde(default)]
+    precision: Precision,
 }
 
 fn default_scales() -> Vec<f64> {
@@ -470,7 +477,7 @@ impl Stage for Predict {
     }
 
     fn run(params: &PredictParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
-        let device = training::device(ctx)?;
+        let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let (meta, tensors) = io::weights(ctx, "weights")?;
         let network = params::load_strict(config.init(0, &device), &tensors)
@@ -488,7 +495,7 @@ impl Stage for Predict {
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
             Ok((entry.id.clone(), largest(&scores)))
         };
-        let masks = training::spread(&images, |entry| entry.height * entry.width, segment)?;
+        let masks = training::spread(ctx, &images, |entry| entry.height * entry.width, segment)?;
         Ok(Output::shard(images.iter().map(|entry| entry.id.clone()).collect(), masks::encode(&masks)))
     }
 }

@@ -17,9 +17,10 @@ use crate::nn::device;
 use crate::nn::optim::{Optimizer, Rule};
 use crate::nn::params::Mismatch;
 use crate::nn::pass::Pass;
+use crate::nn::precision::{self, Held, Precision};
 use crate::nn::train::{self, Hooks, Keeper, Position, Progress, Sample, Snapshot, TrainError};
 use crate::stage::{Ctx, Inputs, Output, StageError};
-use crate::stages::io;
+use crate::stages::{io, room};
 
 /// Whose values the parameters take that are left out, where the sources disagree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -71,9 +72,10 @@ pub fn default_flip() -> f64 {
     0.5
 }
 
-/// Finds the device of the run.
-pub fn device(ctx: &Ctx<'_>) -> Result<Device, StageError> {
-    device::named(ctx.device).map_err(|error| StageError::data(error.to_string()))
+/// Finds the device of the action, and has products computed there in this precision as long as the guard lives.
+pub fn device(ctx: &Ctx<'_>, precision: Precision) -> Result<(Device, Held), StageError> {
+    let device = device::named(ctx.device).map_err(|error| StageError::data(error.to_string()))?;
+    Ok((device, precision::hold(precision)))
 }
 
 /// How often a training keeps a checkpoint besides those at an interruption.
@@ -160,7 +162,7 @@ pub fn fit<M: Module, T: Send>(
         cancelled: &|| ctx.check_cancelled().is_err(),
         keeper: Some(&keeper),
     };
-    train::fit(network, recipe, optimizer, &hooks, load, loss).map_err(failed)
+    room::training(|| train::fit(network, recipe, optimizer, &hooks, load, loss))?.map_err(failed)
 }
 
 /// The checkpoints of one training: a safetensors file with the phase, the network and the optimiser.
@@ -294,6 +296,7 @@ pub fn stack(images: Vec<Maps>, device: &Device) -> Tensor<4> {
 /// Works on images of about `pixels` pixels each, in order: small ones side by side on all cores, large ones one after the
 /// other, since a network's layers use all cores themselves and need memory for each image.
 pub fn spread<T: Sync, R: Send>(
+    ctx: &Ctx<'_>,
     images: &[T],
     pixels: impl Fn(&T) -> usize,
     work: impl Fn(&T) -> Result<R, StageError> + Sync,
@@ -304,7 +307,8 @@ pub fn spread<T: Sync, R: Send>(
     let side_by_side = (TOGETHER / largest).clamp(1, rayon::current_num_threads());
     let mut results = Vec::with_capacity(images.len());
     for chunk in images.chunks(side_by_side) {
-        results.extend(io::in_order(chunk.par_iter().map(&work))?);
+        let mut together = |chunk: &[T]| io::in_order(chunk.par_iter().map(&work));
+        results.extend(room::halving(chunk, "images", &|text| ctx.warn(text), &mut together)?);
     }
     Ok(results)
 }
