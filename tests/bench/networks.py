@@ -2,16 +2,42 @@
 
 A request is one line, `NAME ARGUMENT..`; the answer is the seconds of the clock that the work took. The first request of a name
 builds the network and does the work once unmeasured. Needs torch, torchvision and timm (`-` is answered without). Networks start
-from random weights: no time depends on them.
+from random weights: no time depends on them. `ORANDFLOW_BENCH_DEVICE` and `ORANDFLOW_BENCH_PRECISION` mean what they mean to the
+benchmark. Batches of training steps lie in the host's memory and are copied in each step.
 """
 
+import contextlib
 import functools
+import os
 import sys
 import time
 
 import numpy as np
 
+DEVICE = os.environ.get("ORANDFLOW_BENCH_DEVICE", "cpu").removeprefix("libtorch").removeprefix(":") or "cpu"
+PRECISION = os.environ.get("ORANDFLOW_BENCH_PRECISION", "f32")
 MOMENTUM = dict(lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+
+def products():
+    """The context in which products have the precision that was asked for."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = PRECISION == "tf32"
+    kind = DEVICE.split(":")[0]
+    return torch.autocast(kind, torch.bfloat16) if PRECISION == "bf16" else contextlib.nullcontext()
+
+
+def seconds(work):
+    """Does the work and returns the seconds that it took, the device's included."""
+    import torch
+
+    wait = torch.cuda.synchronize if DEVICE.startswith("cuda") else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - start
 
 
 def frozen(network, prefixes=()):
@@ -49,11 +75,15 @@ def resnet_step_parts(batch, side):
     import torch
     import torch.nn.functional as F
 
-    network, head = frozen(resnet50(), ("conv1",)), torch.nn.Conv2d(2048, 20, 1, bias=False)
+    network, head = frozen(resnet50(), ("conv1",)).to(DEVICE), torch.nn.Conv2d(2048, 20, 1, bias=False, device=DEVICE)
     trained = [p for layer in (network.layer3, network.layer4) for p in layer.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD([*trained, *head.parameters()], **MOMENTUM)
     x, targets = torch.randn(batch, 3, side, side), (torch.rand(batch, 20) < 0.1).float()
-    loss = lambda: F.multilabel_soft_margin_loss(head(features(network, x, True).mean((2, 3), keepdim=True)).flatten(1), targets)
+
+    def loss():
+        pooled = features(network, x.to(DEVICE), True).mean((2, 3), keepdim=True)
+        return F.multilabel_soft_margin_loss(head(pooled).flatten(1), targets.to(DEVICE))
+
     return loss, optimizer
 
 
@@ -64,23 +94,23 @@ def mctformer_step_parts(batch, side):
     import torch
     import torch.nn.functional as F
 
-    network = timm.create_model("vit_small_patch16_224", num_classes=0, img_size=side)
+    network = timm.create_model("vit_small_patch16_224", num_classes=0, img_size=side).to(DEVICE)
     for block in network.blocks:
         block.attn.fused_attn = False
-    tokens = torch.nn.Parameter(0.02 * torch.randn(1, 20, 384))
-    places = torch.nn.Parameter(0.02 * torch.randn(1, 20 + (side // 16) ** 2, 384))
-    head = torch.nn.Conv2d(384, 20, 3, padding=1)
+    tokens = torch.nn.Parameter(0.02 * torch.randn(1, 20, 384, device=DEVICE))
+    places = torch.nn.Parameter(0.02 * torch.randn(1, 20 + (side // 16) ** 2, 384, device=DEVICE))
+    head = torch.nn.Conv2d(384, 20, 3, padding=1, device=DEVICE)
     trained = [*network.patch_embed.parameters(), *network.blocks.parameters(), *head.parameters(), tokens, places]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.05)
     x, targets = torch.randn(batch, 3, side, side), (torch.rand(batch, 20) < 0.1).float()
 
     def loss():
-        t = torch.cat([tokens.expand(batch, -1, -1), network.patch_embed(x)], 1) + places
+        t = torch.cat([tokens.expand(batch, -1, -1), network.patch_embed(x.to(DEVICE))], 1) + places
         t = network.blocks(t)
         grid = side // 16
         patches = head(t[:, 20:].transpose(1, 2).reshape(batch, 384, grid, grid))
-        margin = F.multilabel_soft_margin_loss
-        return margin(t[:, :20].mean(-1), targets) + margin(patches.mean((2, 3)), targets)
+        margin, wanted = F.multilabel_soft_margin_loss, targets.to(DEVICE)
+        return margin(t[:, :20].mean(-1), wanted) + margin(patches.mean((2, 3)), wanted)
 
     return loss, optimizer
 
@@ -134,15 +164,16 @@ def resnet38_step_parts(batch, side):
     import torch
     import torch.nn.functional as F
 
-    network = frozen(resnet38(21), ("0.",))
+    network = frozen(resnet38(21), ("0.",)).to(DEVICE)
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], **MOMENTUM)
     x, labels = torch.randn(batch, 3, side, side), torch.randint(0, 21, (batch, side, side))
 
     def loss():
         """Class-balanced and label-smoothed (SPEC 3.2), logits at the size of the image."""
-        logits = F.interpolate(network(x), (side, side), mode="bilinear", align_corners=False)
-        terms = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.4)
-        return 0.5 * (terms[labels == 0].mean() + terms[labels > 0].mean())
+        logits, wanted = network(x.to(DEVICE)), labels.to(DEVICE)
+        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        terms = F.cross_entropy(logits, wanted, reduction="none", label_smoothing=0.4)
+        return 0.5 * (terms[wanted == 0].mean() + terms[wanted > 0].mean())
 
     return loss, optimizer
 
@@ -187,38 +218,53 @@ def orandnet():
 
 
 @functools.cache
-def orandnet_parts(height, width):
+def orandnet_parts(maps, height, width):
     import torch
 
-    return orandnet(), torch.rand(1, 1, height, width)
+    network = orandnet().to(DEVICE)
+    return network, torch.rand(maps, 1, height, width), torch.optim.SGD(network.parameters(), **MOMENTUM)
 
 
-def orandnet_forward(height, width):
+def orandnet_forward(maps, height, width):
+    """As `refine` does: one map after the other."""
     import torch
 
-    network, x = orandnet_parts(height, width)
+    network, x, _ = orandnet_parts(maps, height, width)
     network.eval()
-    start = time.perf_counter()
-    with torch.inference_mode():
-        network(x)
-    return time.perf_counter() - start
+
+    def work():
+        with torch.inference_mode(), products():
+            for one in x.split(1):
+                network(one.to(DEVICE)).cpu()
+
+    return seconds(work)
 
 
-def orandnet_both(height, width):
-    """Forward and backward, no step."""
-    network, x = orandnet_parts(height, width)
+def orandnet_both(maps, height, width, step=False):
+    """Forward and backward."""
+    network, x, optimizer = orandnet_parts(maps, height, width)
     network.train()
-    network.zero_grad()
-    start = time.perf_counter()
-    network(x).square().mean().backward()
-    return time.perf_counter() - start
+
+    def work():
+        optimizer.zero_grad()
+        with products():
+            loss = network(x.to(DEVICE)).square().mean()
+        loss.backward()
+        if step:
+            optimizer.step()
+
+    return seconds(work)
+
+
+def orandnet_step(maps, height, width):
+    return orandnet_both(maps, height, width, True)
 
 
 @functools.cache
 def resnet_export_parts():
     import torch
 
-    return resnet50().eval(), torch.nn.Conv2d(2048, 20, 1, bias=False)
+    return resnet50().eval().to(DEVICE), torch.nn.Conv2d(2048, 20, 1, bias=False, device=DEVICE)
 
 
 def resnet_export(height, width):
@@ -229,31 +275,41 @@ def resnet_export(height, width):
 
     network, head = resnet_export_parts()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    start = time.perf_counter()
-    maps = []
-    for scale in (1.0, 0.5, 1.5, 2.0):
+
+    def work():
+        maps = []
+        for scale in (1.0, 0.5, 1.5, 2.0):
+            maps.append(look(scale))
+        with torch.inference_mode():
+            for size in ((-(-height // 4), -(-width // 4)), (-(-height // 16) * 16, -(-width // 16) * 16)):
+                total = sum(F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps)[[3, 7], 0]
+                total = total[:, :height, :width]
+                total /= F.adaptive_max_pool2d(total, 1) + 1e-5
+                total.cpu()
+
+    def look(scale):
         size = (round(width * scale), round(height * scale))
         pixels = np.asarray(image.resize(size, Image.BICUBIC) if scale != 1.0 else image) / 255.0
         pixels = ((pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)).transpose(2, 0, 1).astype(np.float32)
-        x = torch.from_numpy(np.stack([pixels, pixels[:, :, ::-1]]))
-        with torch.inference_mode():
-            y = F.relu(head(features(network, x, False)))
-            maps.append((y[0] + y[1].flip(-1))[:, None])
-    with torch.inference_mode():
-        for size in ((-(-height // 4), -(-width // 4)), (-(-height // 16) * 16, -(-width // 16) * 16)):
-            total = sum(F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps)[[3, 7], 0]
-            total = total[:, :height, :width]
-            total /= F.adaptive_max_pool2d(total, 1) + 1e-5
-    return time.perf_counter() - start
+        x = torch.from_numpy(np.stack([pixels, pixels[:, :, ::-1]])).to(DEVICE)
+        with torch.inference_mode(), products():
+            y = F.relu(head(features(network, x, False))).float()
+            return (y[0] + y[1].flip(-1))[:, None]
+
+    return seconds(work)
 
 
 def step(parts):
     loss, optimizer = parts
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    loss().backward()
-    optimizer.step()
-    return time.perf_counter() - start
+
+    def work():
+        optimizer.zero_grad()
+        with products():
+            value = loss()
+        value.backward()
+        optimizer.step()
+
+    return seconds(work)
 
 
 def resnet_step(batch, side):

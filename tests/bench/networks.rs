@@ -4,18 +4,26 @@
 //! `ORANDFLOW_PEER_PYTHON=PYTHON cargo bench --bench networks [-- NAME..]`, where PYTHON has torch, torchvision, timm and Pillow.
 //! Both sides run in turns in one go, each on all cores; medians and their ratio are printed as a Markdown table. What is measured
 //! is the time of the clock, since both sides are made of threads: run it on a machine that does nothing else.
-//! `ORANDFLOW_BENCH_DEVICE` names the device (`cpu` without it), `ORANDFLOW_BENCH_REPEATS` how often each side is measured (5).
+//! `ORANDFLOW_BENCH_DEVICE` names the device (`cpu` without it), `ORANDFLOW_BENCH_PRECISION` the precision (`f32`),
+//! `ORANDFLOW_BENCH_SIZES=gpu` takes batches that fill a GPU, `ORANDFLOW_BENCH_REPEATS` says how often each side is measured (5).
+//! Batches of training steps lie in the host's memory and are copied in each step.
+//!
+//! `.. -- parity` measures nothing: it compares the outputs of every network on that device with those of the CPU, and its exit code
+//! says whether they agree to 1e-3.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 #[path = "../../src/allocator.rs"]
 mod allocator;
+mod parity;
 mod peer;
 
+use std::cell::Cell;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use orandflow::data::augment::{Augmentation, Scale};
 use orandflow::image::resize::Filter;
 use orandflow::image::{LabelMap, Rgb, codec};
@@ -23,11 +31,11 @@ use orandflow::nn::cam::{self, Views};
 use orandflow::nn::loss::multilabel_soft_margin;
 use orandflow::nn::mctformer::{self, MctFormer, Version};
 use orandflow::nn::optim::{Group, Optimizer, Rule};
-use orandflow::nn::orandnet::OrandNetConfig;
+use orandflow::nn::orandnet::{OrandNet, OrandNetConfig};
 use orandflow::nn::pass::Pass;
 use orandflow::nn::resnet::{self, ResNetCam};
 use orandflow::nn::resnet38::{Resnet38Config, SegmentationLoss};
-use orandflow::nn::{device, train};
+use orandflow::nn::{device, precision, train};
 use rayon::prelude::*;
 
 use crate::peer::Peer;
@@ -42,6 +50,8 @@ struct Bench {
     repeats: usize,
     peer: Option<Peer>,
     device: Device,
+    /// Whether batches are those for a GPU.
+    large: bool,
 }
 
 impl Bench {
@@ -68,14 +78,24 @@ impl Bench {
         }
     }
 
-    fn noise(&self, shape: [usize; 4]) -> Tensor<4> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device.clone().autodiff())
+    /// Makes something that copies a batch of noise to the device.
+    fn batches(&self, shape: [usize; 4]) -> impl Fn() -> Tensor<4> + use<> {
+        let mut state = 1u32;
+        let values: Vec<f32> = (0..shape.iter().product::<usize>())
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (f64::from(state) / f64::from(u32::MAX) * 4.0 - 2.0) as f32
+            })
+            .collect();
+        let (data, device) = (TensorData::new(values, shape), self.device.clone().autodiff());
+        move || Tensor::from_data(data.clone(), &device)
     }
 
-    /// Labels of a batch: two of the classes each.
-    fn targets(&self, batch: usize) -> Tensor<2> {
+    /// Makes something that copies the labels of a batch to the device: two or three of the classes each.
+    fn targets(&self, batch: usize) -> impl Fn() -> Tensor<2> + use<> {
         let values = (0..batch * CLASSES).map(|i| f32::from(u8::from(i % 9 == 3))).collect::<Vec<f32>>();
-        Tensor::<1>::from_floats(values.as_slice(), &self.device.clone().autodiff()).reshape([batch, CLASSES])
+        let (data, device) = (TensorData::new(values, [batch, CLASSES]), self.device.clone().autodiff());
+        move || Tensor::from_data(data.clone(), &device)
     }
 
     /// Measures training steps: forward, backward and the optimiser's.
@@ -97,21 +117,33 @@ fn median(times: &mut [Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-fn main() {
+fn main() -> ExitCode {
     allocator::keep_freed_memory();
-    let wanted = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let repeats = std::env::var("ORANDFLOW_BENCH_REPEATS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
-    let name = std::env::var("ORANDFLOW_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let repeats = variable("ORANDFLOW_BENCH_REPEATS", "5").parse().expect("ORANDFLOW_BENCH_REPEATS is a number");
+    let name = variable("ORANDFLOW_BENCH_DEVICE", "cpu");
     let device = device::named(&name).unwrap_or_else(|error| panic!("{error}"));
+    let word = variable("ORANDFLOW_BENCH_PRECISION", "f32");
+    let precision =
+        serde_json::from_value(word.clone().into()).expect("ORANDFLOW_BENCH_PRECISION is f32, tf32 or bf16");
+    let _held = precision::hold(precision);
+    if wanted == ["parity"] {
+        return parity::of(&device, &name);
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut bench = Bench { wanted, repeats, peer: Peer::start("networks.py", threads), device };
-    println!("| work, {threads} threads, device {name} | ours, s | PyTorch, s | ours / PyTorch |\n|---|---|---|---|");
+    let large = variable("ORANDFLOW_BENCH_SIZES", "cpu") == "gpu";
+    let mut bench = Bench { wanted, repeats, peer: Peer::start("networks.py", threads), device, large };
+    println!(
+        "| work, {threads} threads, device {name}, {word} | ours, s | PyTorch, s | ours / PyTorch |\n|---|---|---|---|"
+    );
     loader(&mut bench);
     resnet_export(&mut bench);
     orandnet(&mut bench);
     resnet_step(&mut bench);
     mctformer_step(&mut bench);
     resnet38_step(&mut bench);
+    ExitCode::SUCCESS
 }
 
 /// A drawn photograph with noise.
@@ -183,63 +215,78 @@ fn resnet_export(bench: &mut Bench) {
 }
 
 fn orandnet(bench: &mut Bench) {
-    let names = ["ORANDNet forward, 338 x 500, one map", "ORANDNet forward and backward, 338 x 500, one map"];
+    // The paper's images have up to 500 x 375 pixels, and two classes or fewer as a rule.
+    let (maps, height, width) = if bench.large { (2, 375, 500) } else { (1, 338, 500) };
+    let size = format!("{height} x {width}, maps: {maps}");
+    let names = ["forward", "forward and backward", "training step"].map(|work| format!("ORANDNet {work}, {size}"));
     if !names.iter().any(|name| bench.wants(name)) {
         return;
     }
     let network = OrandNetConfig::vgg16().init(0, &bench.device);
-    let device = bench.device.clone();
-    let x = bench.noise([1, 1, 338, 500]).inner();
-    bench.row(names[0], "orandnet_forward 338 500", || {
-        std::hint::black_box(network.forward(x.clone(), &Pass::inference()).into_data());
+    let (device, batch) = (bench.device.clone(), bench.batches([maps, 1, height, width]));
+    let arguments = format!("{maps} {height} {width}");
+    bench.row(&names[0], &format!("orandnet_forward {arguments}"), || {
+        let x = batch().inner();
+        for map in 0..maps {
+            let y = network.forward(x.clone().narrow(0, map, 1), &Pass::inference());
+            std::hint::black_box(y.into_data());
+        }
     });
-    let (network, x) = (network.train(), bench.noise([1, 1, 338, 500]));
-    let mut pass = 0;
-    bench.row(names[1], "orandnet_both 338 500", || {
-        pass += 1;
-        let y = network.forward(x.clone(), &Pass::training(pass));
-        std::hint::black_box((y.clone() * y).mean().backward());
+    let pass = Cell::new(0);
+    let loss = |network: &OrandNet| {
+        pass.set(pass.get() + 1);
+        let y = network.forward(batch(), &Pass::training(pass.get()));
+        (y.clone() * y).mean()
+    };
+    let network = network.train();
+    bench.row(&names[1], &format!("orandnet_both {arguments}"), || {
+        std::hint::black_box(loss(&network).backward());
         device.sync().expect("the device works");
     });
+    bench.steps(&names[2], &format!("orandnet_step {arguments}"), network, Rule::Sgd { momentum: 0.9 }, loss);
 }
 
 fn resnet_step(bench: &mut Bench) {
-    let name = "ResNet-50 CAM training step, batch 4, 321 px";
-    if !bench.wants(name) {
+    let (batch, side) = if bench.large { (16, 512) } else { (4, 321) };
+    let name = format!("ResNet-50 CAM training step, batch {batch}, {side} px");
+    if !bench.wants(&name) {
         return;
     }
     let network = ResNetCam::new(&resnet::Config::resnet50(), CLASSES, 0, &bench.device).frozen(true);
-    let (x, targets) = (bench.noise([4, 3, 321, 321]), bench.targets(4));
-    bench.steps(name, "resnet_step 4 321", network, Rule::Sgd { momentum: 0.9 }, |network| {
-        multilabel_soft_margin(network.logits(x.clone(), true, &Pass::inference()), targets.clone())
+    let (x, targets) = (bench.batches([batch, 3, side, side]), bench.targets(batch));
+    bench.steps(&name, &format!("resnet_step {batch} {side}"), network, Rule::Sgd { momentum: 0.9 }, |network| {
+        multilabel_soft_margin(network.logits(x(), true, &Pass::inference()), targets())
     });
 }
 
 fn mctformer_step(bench: &mut Bench) {
-    let name = "MCTformer-V2 training step, batch 4, 224 px";
-    if !bench.wants(name) {
+    let batch = if bench.large { 64 } else { 4 };
+    let name = format!("MCTformer-V2 training step, batch {batch}, 224 px");
+    if !bench.wants(&name) {
         return;
     }
     let network = MctFormer::new(&mctformer::Config::small(Version::V2), CLASSES, 0, &bench.device);
-    let (x, targets) = (bench.noise([4, 3, 224, 224]), bench.targets(4));
-    bench.steps(name, "mctformer_step 4 224", network, Rule::adamw(), |network| {
-        network.forward(x.clone(), false, &Pass::inference()).loss(&targets, 0.0)
+    let (x, targets) = (bench.batches([batch, 3, 224, 224]), bench.targets(batch));
+    bench.steps(&name, &format!("mctformer_step {batch} 224"), network, Rule::adamw(), |network| {
+        network.forward(x(), false, &Pass::inference()).loss(&targets(), 0.0)
     });
 }
 
 fn resnet38_step(bench: &mut Bench) {
-    let name = "ResNet-38 training step, batch 2, 321 px";
-    if !bench.wants(name) {
+    let batch = if bench.large { 8 } else { 2 };
+    let name = format!("ResNet-38 training step, batch {batch}, 321 px");
+    if !bench.wants(&name) {
         return;
     }
     let network = Resnet38Config::resnet38(CLASSES + 1).init(0, &bench.device).frozen();
-    let x = bench.noise([2, 3, 321, 321]);
+    let x = bench.batches([batch, 3, 321, 321]);
     let label = |at: usize| ((at * 7919) % (CLASSES + 1)) as u8;
-    let masks: Vec<LabelMap> = (0..2).map(|_| LabelMap::new(321, 321, (0..321 * 321).map(label).collect())).collect();
+    let mask = LabelMap::new(321, 321, (0..321 * 321).map(label).collect());
+    let masks = vec![mask; batch];
     let loss = SegmentationLoss { balance: true, smoothing: 0.4 };
-    let seed = std::cell::Cell::new(0);
-    bench.steps(name, "resnet38_step 2 321", network, Rule::Sgd { momentum: 0.9 }, |network| {
-        seed.set(seed.get() + 1);
-        loss.of(network.forward(x.clone(), &Pass::training(seed.get())), &masks)
+    let pass = Cell::new(0);
+    bench.steps(&name, &format!("resnet38_step {batch} 321"), network, Rule::Sgd { momentum: 0.9 }, |network| {
+        pass.set(pass.get() + 1);
+        loss.of(network.forward(x(), &Pass::training(pass.get())), &masks)
     });
 }
