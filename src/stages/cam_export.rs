@@ -1,6 +1,7 @@
 //! `cam.export`: a classifier's activation maps of the classes that an image is labelled with (SPEC 1.5, 2.3 to 2.5).
 
 use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -134,19 +135,23 @@ impl Stage for Export {
             Network::Vit(config) => vit(ctx, params, &config, &meta, &tensors, &device)?,
         };
         let mut made = Vec::with_capacity(images.len());
-        for group in groups(&images, params.batch.0) {
+        let load = |group| {
             ctx.check_cancelled()?;
-            let pixels = group.iter().map(|entry| io::pixels(ctx, entry)).collect::<Result<Vec<Rgb>, StageError>>()?;
-            let together: Vec<(&ImageEntry, Rgb)> = group.iter().zip(pixels).collect();
-            let maps = room::halving(&together, "images", &|text| ctx.warn(text), &mut |images| maker(images))?;
-            made.extend(group.iter().zip(maps).map(|(entry, maps)| ImageMaps {
+            let decoded = |entry| Ok((entry, io::pixels(ctx, entry)?));
+            io::in_order(<[ImageEntry]>::par_iter(group).map(decoded))
+        };
+        io::ahead(groups(&images, params.batch.0), load, |group| {
+            ctx.check_cancelled()?;
+            let maps = room::halving(&group, "images", &|text| ctx.warn(text), &mut |images| maker(images))?;
+            made.extend(group.iter().zip(maps).map(|((entry, _), maps)| ImageMaps {
                 id: entry.id.clone(),
                 classes: entry.labels.clone(),
                 cam: Some(maps.cam),
                 high_res: maps.high_res,
             }));
             ctx.progress(made.len(), images.len(), "images");
-        }
+            Ok(())
+        })?;
         let ids = made.iter().map(|image| image.id.clone()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }

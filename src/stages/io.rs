@@ -24,6 +24,35 @@ pub fn in_order<R: Send>(work: impl ParallelIterator<Item = Result<R, StageError
     results.into_iter().collect()
 }
 
+/// Loads on a thread of its own what `work` takes next, so that the host decodes while a device computes; at most one is waiting.
+///
+/// # Errors
+/// The first error of either, in the order of the items.
+pub fn ahead<T: Send, L: Send>(
+    items: impl Iterator<Item = T> + Send,
+    load: impl Fn(T) -> Result<L, StageError> + Send,
+    mut work: impl FnMut(L) -> Result<(), StageError>,
+) -> Result<(), StageError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let loader = scope.spawn(move || {
+            for item in items {
+                let loaded = load(item);
+                let failed = loaded.is_err();
+                // Nobody listens any more where the work has failed.
+                if sender.send(loaded).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        for loaded in receiver {
+            work(loaded?)?;
+        }
+        loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(())
+    })
+}
+
 /// Reads the images on `port`, sorted by id.
 pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> {
     let mut found = Vec::new();

@@ -294,7 +294,8 @@ pub fn stack(images: Vec<Maps>, device: &Device) -> Tensor<4> {
 }
 
 /// Works on images of about `pixels` pixels each, in order: small ones side by side on all cores, large ones one after the
-/// other, since a network's layers use all cores themselves and need memory for each image.
+/// other, since a network's layers use all cores themselves and need memory for each image; on a GPU at least two, so that the host
+/// decodes and encodes one while the device computes the other.
 pub fn spread<T: Sync, R: Send>(
     ctx: &Ctx<'_>,
     images: &[T],
@@ -304,7 +305,8 @@ pub fn spread<T: Sync, R: Send>(
     /// Images side by side have at most so many pixels together.
     const TOGETHER: usize = 1 << 18;
     let largest = images.iter().map(pixels).max().unwrap_or(1).max(1);
-    let side_by_side = (TOGETHER / largest).clamp(1, rayon::current_num_threads());
+    let least = if ["cpu", "libtorch"].contains(&ctx.device) { 1 } else { 2 };
+    let side_by_side = (TOGETHER / largest).clamp(least, rayon::current_num_threads().max(least));
     let mut results = Vec::with_capacity(images.len());
     for chunk in images.chunks(side_by_side) {
         let mut together = |chunk: &[T]| io::in_order(chunk.par_iter().map(&work));

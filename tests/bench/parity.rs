@@ -30,7 +30,7 @@ pub(crate) fn of(other: &Device, name: &str) -> ExitCode {
     for (arch, height, width) in [
         ("resnet50_cam", 150, 200),
         ("resnet50_amn", 150, 200),
-        ("vit_base", 384, 384),
+        ("vit_base", 512, 512),
         ("mctformer_v1", 176, 240),
         ("mctformer_v2", 176, 240),
         ("mctformer_plus", 176, 240),

@@ -115,3 +115,18 @@ fn labels_of_the_reference_programs_are_read() {
     assert!(text.contains("labels are the classes of the mask in 3 of 3"), "{text}");
     assert_eq!(code, Some(0));
 }
+
+#[test]
+fn devices_are_listed_and_tested() {
+    let outcome = Workbench::new().run(["doctor", "--devices"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert!(lines[0].starts_with(concat!("orandflow ", env!("CARGO_PKG_VERSION"), ", built with: ")), "{}", lines[0]);
+    if cfg!(feature = "nn") {
+        assert!(outcome.stdout.contains("device `cpu`: computes rightly, 0.0e0 from the CPU"), "{}", outcome.stdout);
+    } else {
+        assert!(outcome.stdout.contains("built without networks"), "{}", outcome.stdout);
+    }
+    let both = Workbench::new().run(["doctor", "pipeline.toml", "--devices"]);
+    assert_eq!(both.code, Some(2), "one or the other: {}", both.stdout);
+}

@@ -419,27 +419,55 @@ fn inputs_that_do_not_fit_are_refused_before_the_work() {
     assert_ne!(weights.meta, Value::Null);
 }
 
+const RESNET: &str =
+    "family = 'resnet'\ndepth = [1, 1, 1, 1]\nwidth = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
+const VIT: &str =
+    "family = 'vit'\ndepth = [1]\nwidth = 16\nheads = 2\npatch = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
+
+/// Every training with small values and its inputs.
+fn trainings(set: &Set) -> Vec<(&'static str, &'static str, Vec<(&'static str, &Arc<Manifest>)>)> {
+    let images = ("images", &set.images);
+    vec![
+        ("classifier.train", RESNET, vec![images]),
+        ("classifier.train", VIT, vec![images]),
+        ("orandnet.train", ORANDNET, vec![("input", &set.or), ("target", &set.and)]),
+        ("irn.train", IRN, vec![images, ("labels", &set.masks)]),
+        ("segment.train", SEGMENT, vec![images, ("masks", &set.masks)]),
+        ("amn.train", AMN, vec![images, ("seeds", &set.masks)]),
+        ("mctformer.train", MCTFORMER, vec![images]),
+    ]
+}
+
+#[test]
+fn products_in_bf16_change_the_bits_of_every_training_and_not_its_course() {
+    for at in 0..7 {
+        let losses = |precision: &str| {
+            let shop = Shop::default();
+            let set = set(&shop);
+            let (kind, params, inputs) = trainings(&set).swap_remove(at);
+            // Twelve steps are enough.
+            let short = ["epochs = 15", "epochs = 10", "epochs = 8"]
+                .iter()
+                .fold(params.to_owned(), |text, long| text.replace(long, "epochs = 4"));
+            let params = format!("{short}\nprecision = '{precision}'");
+            let weights = shop.run(kind, &params, &inputs).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            (weights.digest(), shop.metric("loss")[0])
+        };
+        let ((exact, one), (rounded, other)) = (losses("f32"), losses("bf16"));
+        assert_ne!(exact, rounded, "training {at}");
+        // The mean loss of the first ten steps: factors are rounded by up to 2^-9, and errors add up over steps.
+        assert!((one - other).abs() < 0.05 * one.abs(), "training {at}: {one} and {other}");
+        // There is no TF32 on a CPU.
+        assert_eq!(losses("tf32").0, exact, "training {at}");
+    }
+}
+
 #[test]
 fn trainings_that_are_stopped_go_on_and_end_in_the_same_bytes() {
-    let resnet =
-        "family = 'resnet'\ndepth = [1, 1, 1, 1]\nwidth = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
-    let vit = "family = 'vit'\ndepth = [1]\nwidth = 16\nheads = 2\npatch = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
     let shop = Shop::default();
     let set = set(&shop);
-    let pairs = [("input", &set.or), ("target", &set.and)];
-    let (labelled, masked) =
-        ([("images", &set.images), ("labels", &set.masks)], [("images", &set.images), ("masks", &set.masks)]);
-    let seeded = [("images", &set.images), ("seeds", &set.masks)];
-    let trainings = [
-        ("classifier.train", resnet, &labelled[..1]),
-        ("classifier.train", vit, &labelled[..1]),
-        ("orandnet.train", ORANDNET, &pairs[..]),
-        ("irn.train", IRN, &labelled[..]),
-        ("segment.train", SEGMENT, &masked[..]),
-        ("amn.train", AMN, &seeded[..]),
-        ("mctformer.train", MCTFORMER, &labelled[..1]),
-    ];
-    for (kind, params, inputs) in trainings {
+    for (kind, params, inputs) in trainings(&set) {
+        let inputs = inputs.as_slice();
         let whole = shop.run(kind, params, inputs).expect("trains");
         for checkpoint in ["never", "7 steps"] {
             let params = format!("{params}\ncheckpoint = '{checkpoint}'");
