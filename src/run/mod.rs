@@ -25,6 +25,7 @@ use survey::Standing;
 use worker::Shop;
 
 pub use survey::Survey;
+#[cfg(feature = "nn")]
 pub(crate) use worker::guard;
 
 /// How a plan is carried out.
