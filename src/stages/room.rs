@@ -18,6 +18,9 @@ fn shortage(panic: &(dyn Any + Send)) -> Option<String> {
     Some(line[from..to].trim_end_matches(['"', ' ', '.', ')']).to_owned())
 }
 
+/// What is done to items: a result for each.
+type Work<'a, T, R> = dyn FnMut(&[T]) -> Result<Vec<R>, StageError> + 'a;
+
 /// Works on items in order, all at once; where the device has no room for that, on halves, and on their halves. `what` names the
 /// items in warnings.
 ///
@@ -27,7 +30,7 @@ pub(super) fn halving<T, R>(
     items: &[T],
     what: &str,
     warn: &dyn Fn(String),
-    work: &mut dyn FnMut(&[T]) -> Result<Vec<R>, StageError>,
+    work: &mut Work<'_, T, R>,
 ) -> Result<Vec<R>, StageError> {
     let panic = match catch_unwind(AssertUnwindSafe(|| work(items))) {
         Ok(made) => return made,
