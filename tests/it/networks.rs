@@ -424,8 +424,11 @@ const RESNET: &str =
 const VIT: &str =
     "family = 'vit'\ndepth = [1]\nwidth = 16\nheads = 2\npatch = 8\ncrop = 32\nscale = [40, 48]\nepochs = 8\nbatch = 4";
 
+/// A kind, its parameters and its inputs.
+type Training<'a> = (&'static str, &'static str, Vec<(&'static str, &'a Arc<Manifest>)>);
+
 /// Every training with small values and its inputs.
-fn trainings(set: &Set) -> Vec<(&'static str, &'static str, Vec<(&'static str, &Arc<Manifest>)>)> {
+fn trainings(set: &Set) -> Vec<Training<'_>> {
     let images = ("images", &set.images);
     vec![
         ("classifier.train", RESNET, vec![images]),
