@@ -213,3 +213,35 @@ fn the_page_can_be_used_in_a_browser() {
     browser.keep("report-dark");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
+
+/// Rows and pictures of a page are bounded, so that a set of 10,000 images has a page as large as one of hundreds; the sizes that
+/// 10,000 have are in docs/performance.md.
+#[test]
+fn the_page_does_not_grow_with_the_set() {
+    let mut pipeline =
+        "[pipeline]\nname = \"look\"\n[stages.train]\nkind = \"dataset.synthetic\"\nsize = 128\ncount = COUNT\n"
+            .to_owned();
+    for at in 0..18 {
+        pipeline.push_str(&format!(
+            "[stages.cams{at}]\nkind = \"debug.maps\"\nnoise = 0.{}\ninputs = {{ images = \"train\" }}\n",
+            10 + at
+        ));
+    }
+    pipeline.push_str("[stages.masks]\nkind = \"mask.threshold\"\nbackground = 0.4\ninputs = { scores = \"cams0\" }\n");
+    let bench = Workbench::new();
+    let sized = |count: usize| {
+        bench.write("pipeline.toml", pipeline.replace("COUNT", &count.to_string()));
+        assert_eq!(bench.run(["run", "pipeline.toml"]).code, Some(0));
+        let (text, data) = page(&bench, &["--images", "1000"]);
+        let images = &data["images"][0];
+        assert_eq!(images["total"].as_u64(), Some(count as u64));
+        (text.len(), images["rows"].as_array().map(Vec::len).unwrap_or_default())
+    };
+    let (small, few) = sized(150);
+    let (large, many) = sized(300);
+    for (size, rows) in [(small, few), (large, many)] {
+        assert!(size < 20_000_000, "{size}");
+        // 18 stages with up to three maps a picture need more than there is room for.
+        assert!(size > 13_000_000 && (20..150).contains(&rows), "{size} {rows}");
+    }
+}

@@ -235,7 +235,7 @@ stages.slow = { kind = "debug.fail", inputs = { a = "drawn" } }
 }
 
 #[test]
-fn a_sweep_that_was_killed_ends_with_the_same_table() {
+fn a_sweep_that_was_interrupted_again_and_again_ends_with_the_same_table() {
     let toml = r#"
 base = "../base.toml"
 sweep.seeds = [0, 1, 2, 3]
@@ -256,25 +256,62 @@ inputs = { a = "nap" }
     let whole = bench(toml);
     assert_eq!(sweep(&whole, ["--jobs", "2"]).code, Some(0));
     let bench = bench(toml);
-    let mut child = bench
-        .command(["sweep", "pipelines/ablations/s.toml", "--jobs", "1"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let clock = Instant::now();
-    while bench.path("cache/runs").read_dir().is_err() || bench.events("step.done").len() < 3 {
-        assert!(clock.elapsed() < Duration::from_secs(60), "three stages end within a minute");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child.kill().expect("it runs");
-    child.wait().expect("it ends");
-    let missing = bench.run(["results", "pipelines/ablations/s.toml", "--format", "csv"]).stdout;
-    assert_eq!(sweep(&bench, ["--jobs", "2"]).code, Some(0));
     let table = |bench: &Workbench| bench.run(["results", "pipelines/ablations/s.toml", "--format", "csv"]).stdout;
+    // Again and again a few stages further, by turns killed and asked to stop.
+    let mut interruptions = 0;
+    loop {
+        let mut child = bench
+            .command(["sweep", "pipelines/ablations/s.toml", "--jobs", "1"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let clock = Instant::now();
+        let ended = loop {
+            let own = bench.path("cache/runs").read_dir().is_ok_and(|runs| runs.count() > interruptions);
+            if own && bench.events("step.done").len() > interruptions % 3 {
+                break None;
+            }
+            if let Some(status) = child.try_wait().expect("it can be asked") {
+                break Some(status);
+            }
+            assert!(clock.elapsed() < Duration::from_secs(60), "some stages end within a minute");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if ended.is_some_and(|status| status.success()) {
+            break;
+        }
+        assert_ne!(table(&bench), table(&whole));
+        if interruptions % 2 == 0 {
+            // It may have come to its end meanwhile.
+            let _ = child.kill();
+        } else {
+            let asked = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            asked.expect("there is `kill`");
+        }
+        let ended = child.wait().expect("it ends");
+        interruptions += 1;
+        if ended.success() {
+            break;
+        }
+    }
+    assert!(interruptions >= 4, "{interruptions}");
+    assert_eq!(sweep(&bench, ["--jobs", "2"]).code, Some(0));
     assert_eq!(table(&bench), table(&whole));
-    assert_ne!(missing, table(&whole));
-    assert!(ran(&bench).len() < ran(&whole).len(), "what was done was not done again");
+    // What had ended was not done again.
+    let mut done = std::collections::BTreeMap::<String, usize>::new();
+    for run in bench.path("cache/runs").read_dir().expect("there are runs") {
+        let events = run.expect("it can be listed").path().join("events.jsonl");
+        for line in std::fs::read_to_string(events).unwrap_or_default().lines() {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            if event["event"] == "step.done" {
+                *done.entry(event["stage"].to_string()).or_default() += 1;
+            }
+        }
+    }
+    // A kill may come between a result and the line that says so.
+    assert!(done.len() + interruptions >= ran(&whole).len(), "{done:?}");
+    assert!(done.values().all(|times| *times == 1), "{done:?}");
 }
 
 #[test]

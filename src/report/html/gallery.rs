@@ -13,8 +13,11 @@ use crate::image::{LabelMap, Rgb, codec};
 use crate::kind::Kind;
 use crate::store::manifest::{Entry, Manifest};
 
-/// Most images that are shown: with all maps of ten stages the page stays below 20 MB.
+/// Most images that are shown.
 pub const MOST: usize = 150;
+/// Most bytes of pictures on a page, which is to stay below 20 MB with everything else that it has. Where many stages or classes
+/// would need more, fewer images are shown.
+pub const ROOM: usize = 15_000_000;
 /// Most images that are scored to find the best and the worst; of more, those with the smallest digests of their ids.
 const SCORED: usize = 2000;
 
@@ -59,11 +62,19 @@ pub fn build(members: &[Member<'_>], source: &dyn Source, wanted: usize) -> Resu
             group.members.push(member);
         }
     }
-    groups.iter().map(|group| group.view(source, wanted.min(MOST))).collect()
+    let mut room = ROOM;
+    let mut views = Vec::new();
+    for (at, group) in groups.iter().enumerate() {
+        let (view, taken) = group.view(source, wanted.min(MOST), room / (groups.len() - at))?;
+        room -= taken;
+        views.push(view);
+    }
+    Ok(views)
 }
 
 impl Group<'_> {
-    fn view(&self, source: &dyn Source, wanted: usize) -> Result<ImagesView, String> {
+    /// Returns the view, with as many of the wanted images as there is room for, and how many bytes its pictures take.
+    fn view(&self, source: &dyn Source, wanted: usize, room: usize) -> Result<(ImagesView, usize), String> {
         let mut entries: BTreeMap<String, ImageEntry> = BTreeMap::new();
         let mut classes: Vec<String> = Vec::new();
         for set in &self.sets {
@@ -84,7 +95,9 @@ impl Group<'_> {
             Some(member) => scores(member.manifest, &entries, source)?,
             None => BTreeMap::new(),
         };
-        let chosen = choose(&entries, &scores, wanted);
+        let order = choose(&entries, &scores, wanted);
+        let mut chosen = order.clone();
+        chosen.sort();
         let has_truth = chosen.iter().any(|id| entries[id].mask.is_some());
 
         let mut rows: Vec<ImageRow> = Vec::new();
@@ -128,8 +141,30 @@ impl Group<'_> {
             push(&mut rows, &mut columns, "ground truth".to_owned(), truths);
         }
         let scored = scored.filter(|_| !scores.is_empty()).map(|member| member.stage.clone());
-        Ok(ImagesView { name: self.name.clone(), total: entries.len(), scored, columns, rows })
+        let taken = fit(&mut rows, &order, room);
+        Ok((ImagesView { name: self.name.clone(), total: entries.len(), scored, columns, rows }, taken))
     }
+}
+
+/// Keeps the first rows, in the order of their choice, whose pictures there is room for; returns how many bytes these take.
+fn fit(rows: &mut Vec<ImageRow>, order: &[String], room: usize) -> usize {
+    let weight = |row: &ImageRow| -> usize {
+        let pictures = row.cells.iter().flatten().flat_map(BTreeMap::iter);
+        pictures.map(|(name, uri)| name.len() + uri.len()).sum()
+    };
+    let weights: BTreeMap<String, usize> = rows.iter().map(|row| (row.id.clone(), weight(row))).collect();
+    let mut taken = 0;
+    let mut kept = BTreeSet::new();
+    for id in order {
+        let more = weights.get(id).copied().unwrap_or(0);
+        if taken + more > room {
+            break;
+        }
+        taken += more;
+        kept.insert(id.as_str());
+    }
+    rows.retain(|row| kept.contains(row.id.as_str()));
+    taken
 }
 
 type Cells = BTreeMap<String, BTreeMap<String, String>>;
@@ -223,11 +258,15 @@ fn scores(
         ids.sort();
     }
     let mut scores = BTreeMap::new();
-    for (id, mask) in read(manifest, &ids, source)? {
-        let Some(digest) = entries[&id].mask else { continue };
-        let truth = codec::decode_mask(&source.content(digest)?)?;
-        if let Some(score) = mean_iou(&mask, &truth) {
-            scores.insert(id, score);
+    // Shard by shard: of thousands of images the masks are never there all at once.
+    for (shard, ids) in shards_with(manifest, &ids) {
+        let bytes = source.entry(shard)?;
+        for id in ids {
+            let Some(digest) = entries[id].mask else { continue };
+            let truth = codec::decode_mask(&source.content(digest)?)?;
+            if let Some(score) = mean_iou(&masks::decode_one(&bytes, id)?, &truth) {
+                scores.insert(id.clone(), score);
+            }
         }
     }
     Ok(scores)
@@ -254,35 +293,44 @@ fn mean_iou(mask: &LabelMap, truth: &LabelMap) -> Option<f64> {
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }
 
-/// Returns the images that are shown, sorted by id: a quarter the worst, a quarter the best, and the rest class by class the
-/// worst and the best in turn. Without scores they are spread evenly over the set.
+/// Returns the images that are shown, the most telling first: the worst and the best in turn up to half of them, and then class by
+/// class the worst and the best in turn. Without scores they are spread evenly over the set.
 fn choose(entries: &BTreeMap<String, ImageEntry>, scores: &BTreeMap<String, f64>, wanted: usize) -> Vec<String> {
     let mut ranked: Vec<(&String, f64)> = scores.iter().map(|(id, score)| (id, *score)).collect();
     ranked.sort_by(|one, other| one.1.total_cmp(&other.1));
-    let mut chosen: BTreeSet<String> = BTreeSet::new();
-    let ends = ranked.iter().take(wanted / 4).chain(ranked.iter().rev().take(wanted / 4));
-    chosen.extend(ends.map(|(id, _)| (*id).clone()));
+    if ranked.is_empty() {
+        let step = entries.len().div_ceil(wanted.max(1)).max(1);
+        return entries.keys().step_by(step).take(wanted).cloned().collect();
+    }
+    let wanted = wanted.min(ranked.len());
+    let mut chosen: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for at in 0..wanted / 4 {
+        for (id, _) in [ranked[at], ranked[ranked.len() - 1 - at]] {
+            if seen.insert(id) {
+                chosen.push(id.clone());
+            }
+        }
+    }
     let labels: BTreeSet<u8> = entries.values().flat_map(|entry| entry.labels.iter().copied()).collect();
     let of_class = |label: u8| -> Vec<&String> {
         ranked.iter().map(|(id, _)| *id).filter(|id| entries[*id].labels.contains(&label)).collect()
     };
     let classes: Vec<Vec<&String>> = labels.into_iter().map(of_class).collect();
-    'all: for round in 0..ranked.len() {
+    for round in 0..ranked.len() {
         for class in &classes {
             let from_both_ends = if round % 2 == 0 { Some(round / 2) } else { class.len().checked_sub(1 + round / 2) };
-            if chosen.len() >= wanted.min(ranked.len()) {
-                break 'all;
+            if chosen.len() >= wanted {
+                return chosen;
             }
-            if let Some(id) = from_both_ends.and_then(|at| class.get(at)) {
-                chosen.insert((*id).clone());
+            if let Some(id) = from_both_ends.and_then(|at| class.get(at))
+                && seen.insert(id)
+            {
+                chosen.push((*id).clone());
             }
         }
     }
-    if ranked.is_empty() {
-        let step = entries.len().div_ceil(wanted.max(1)).max(1);
-        chosen.extend(entries.keys().step_by(step).take(wanted).cloned());
-    }
-    chosen.into_iter().collect()
+    chosen
 }
 
 #[cfg(test)]
@@ -311,15 +359,29 @@ mod tests {
         let entries: BTreeMap<String, ImageEntry> = (0..40).map(|at| (format!("i{at:02}"), entry(at))).collect();
         let scores: BTreeMap<String, f64> = (0..40).map(|at| (format!("i{at:02}"), at as f64 / 40.0)).collect();
         let chosen = choose(&entries, &scores, 8);
-        assert_eq!(
-            chosen,
-            ["i00", "i01", "i02", "i20", "i37", "i38", "i39", "i03"]
-                .map(str::to_owned)
-                .into_iter()
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(chosen, ["i00", "i39", "i01", "i38", "i20", "i02", "i37", "i03"]);
         assert_eq!(choose(&entries, &BTreeMap::new(), 4), ["i00", "i10", "i20", "i30"]);
+    }
+
+    #[test]
+    fn rows_that_there_is_no_room_for_are_left_out() {
+        let row = |id: &str, bytes: usize| ImageRow {
+            id: id.to_owned(),
+            classes: Vec::new(),
+            score: None,
+            width: 1,
+            height: 1,
+            cells: vec![None, Some(single("x".repeat(bytes)))],
+        };
+        let order = ["c", "a", "b"].map(str::to_owned);
+        let kept = |room: usize| {
+            let mut rows = vec![row("a", 50), row("b", 10), row("c", 30)];
+            let taken = fit(&mut rows, &order, room);
+            (rows.iter().map(|row| row.id.clone()).collect::<String>(), taken)
+        };
+        assert_eq!(kept(90), ("abc".to_owned(), 90));
+        assert_eq!(kept(89), ("ac".to_owned(), 80));
+        assert_eq!(kept(79), ("c".to_owned(), 30), "a later one does not take the place of an earlier one");
+        assert_eq!(kept(0), (String::new(), 0));
     }
 }
