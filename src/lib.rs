@@ -12,6 +12,7 @@
 //! ```text
 //! cli ──────── what was typed, one file for each verb; exit codes
 //! report ───── events and diagnostics as text                stages ── every kind of stage, and their catalogue
+//! slurm ────── the same on a cluster, a job for each stage          │
 //! run ──────── the schedule: actions, shards, events              │
 //! plan ─────── the checked graph, keys, pictures of it            │
 //! pipeline ─── the file as written            stage ── the door ──┘
@@ -52,6 +53,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod slurm;
 pub mod stage;
 pub mod stages;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::report::http::address;
 use crate::report::text::{Align, count, table};
 use crate::run::slots::Names;
 use crate::run::{Outcome, Status, StepOutcome};
+use crate::slurm::profile::Profile;
 use crate::store::Store;
 
 /// Where the cache is.
@@ -99,12 +100,55 @@ impl HowArgs {
 }
 
 /// Returns how much memory this machine has, or how much of it this process may have; `None` where the system does not say.
-fn memory_of_this_machine() -> Option<u64> {
+pub(crate) fn memory_of_this_machine() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let all = line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024);
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     Some(limit.map_or(all, |limit: u64| limit.min(all)))
+}
+
+/// Who carries the work out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Executor {
+    /// This process, on this machine
+    #[default]
+    Local,
+    /// A job of Slurm for each stage, with results through the shared cache; see docs/cluster.md
+    Slurm,
+}
+
+/// Where work is carried out.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ExecutorArgs {
+    /// Who carries the stages out
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) executor: Executor,
+
+    /// With Slurm: the file that says what the site wants to be told, such as partitions and accounts
+    #[arg(long, value_name = "FILE", env = "ORANDFLOW_SLURM_PROFILE")]
+    pub(crate) profile: Option<PathBuf>,
+
+    /// With Slurm: end when everything is submitted; the same command without this waits for it later
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+impl ExecutorArgs {
+    /// Returns the site's profile.
+    pub(crate) fn profile(&self) -> Result<Profile, Failure> {
+        let profile = self.profile.as_deref().map(Profile::load).transpose();
+        Ok(profile.map_err(|fault| Failure::Diagnostics(vec![fault]))?.unwrap_or_default())
+    }
+
+    /// Refuses what only Slurm knows.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.executor == Executor::Local && self.detach {
+            let message = "`--detach` leaves jobs to Slurm, and this run has none".to_owned();
+            return Err(Failure::Message { message, help: Some("add `--executor slurm`".to_owned()), code: 2 });
+        }
+        Ok(())
+    }
 }
 
 /// Which stages are meant.

@@ -8,6 +8,7 @@ mod diff;
 mod doctor;
 mod doctor_devices;
 mod engine;
+mod exec;
 mod export;
 mod graph;
 mod import;
@@ -75,6 +76,9 @@ enum Command {
     Cache(cache::CacheArgs),
     /// Write results to one file and take them into another cache
     Bundle(bundle::BundleArgs),
+    /// Run one stage inside a job of a cluster
+    #[command(hide = true)]
+    Exec(exec::ExecArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::schema(args),
         Command::Cache(args) => cache::cache(args),
         Command::Bundle(args) => bundle::bundle(args),
+        Command::Exec(args) => exec::exec(args),
         Command::Completions(args) => completions::completions(args),
     };
     result.unwrap_or_else(|failure| {

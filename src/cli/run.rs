@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
-use super::engine::{CacheDir, HowArgs, LogArgs, LogFormat, OnlyArgs, json, metrics, metrics_table, outside, summary};
+use super::engine::{
+    CacheDir, Executor, ExecutorArgs, HowArgs, LogArgs, LogFormat, OnlyArgs, json, metrics, metrics_table, outside,
+    summary,
+};
+use super::exec::{Loaded, PlanFile};
 use super::watch::{Shown, Watcher, unheard};
 use crate::plan::Plan;
 use crate::plan::prepare::Planner;
@@ -21,13 +25,19 @@ use crate::report::tensorboard::TensorBoard;
 use crate::report::text::duration;
 use crate::report::{Listener, Reporter};
 use crate::run::event::Stamped;
+use crate::run::slots::Names;
 use crate::run::{Options, Outcome, Status, Survey, choose, run as carry_out};
+use crate::slurm::script::Site;
+use crate::slurm::{Manner, Slurm};
 use crate::store::Store;
 use crate::store::files::Files;
 use crate::sweep::Sweep;
 
 /// What a shell expects of a program that was stopped with Ctrl-C: 128 and the number of SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// The folder of a run that its jobs write to.
+const SLURM: &str = "slurm";
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +56,13 @@ pub(crate) struct RunArgs {
     restart: Vec<String>,
 
     #[command(flatten)]
+    executor: ExecutorArgs,
+
+    /// With Slurm: print what would be submitted, and submit nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
     only: OnlyArgs,
 
     #[command(flatten)]
@@ -55,7 +72,24 @@ pub(crate) struct RunArgs {
 /// Runs `run`.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     args.log.start();
-    let plan = args.pipeline.load()?;
+    args.executor.check()?;
+    let slurm = args.executor.executor == Executor::Slurm;
+    if args.dry_run && !slurm {
+        let message = "`--dry-run` prints the scripts of Slurm's jobs, and this run has none".to_owned();
+        let help = "`orandflow plan FILE` says what a run would do".to_owned();
+        return Err(Failure::Message { message, help: Some(help), code: 2 });
+    }
+    let PipelineArgs { file, set } = &args.pipeline;
+    // Whatever is wrong with the file is said before the texts are taken for jobs.
+    let mut plan = args.pipeline.load()?;
+    let mut jobs = None;
+    if slurm {
+        let plan_file = PlanFile::of_pipeline(file, set, &args.cache.cache, &args.restart)?;
+        if let Loaded::Plan(loaded) = plan_file.load()? {
+            plan = loaded;
+        }
+        jobs = Some(plan_file);
+    }
     let chosen = choose(&plan, &args.only.only).map_err(Failure::Diagnostics)?;
     choose(&plan, &args.restart).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
@@ -67,11 +101,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         chosen: &chosen,
         store: &store,
         how: &args.how,
+        executor: &args.executor,
+        jobs: jobs.as_ref(),
         log: &args.log,
-        files: &[("pipeline.toml", &args.pipeline.file)],
-        set: &args.pipeline.set,
+        files: &[("pipeline.toml", file)],
+        set,
         restart: &args.restart,
     };
+    if args.dry_run {
+        return deliver(&order.scripts()?, None);
+    }
     let (outcome, _) = order.carry_out()?;
 
     let metrics = metrics(plan, &store, &outcome.steps);
@@ -103,6 +142,9 @@ pub(crate) struct Order<'a> {
     pub(crate) chosen: &'a [bool],
     pub(crate) store: &'a Store,
     pub(crate) how: &'a HowArgs,
+    pub(crate) executor: &'a ExecutorArgs,
+    /// What jobs of a cluster are told; without it everything runs here.
+    pub(crate) jobs: Option<&'a PlanFile>,
     pub(crate) log: &'a LogArgs,
     /// Files that the run's folder keeps a copy of, by name.
     pub(crate) files: &'a [(&'a str, &'a Path)],
@@ -119,10 +161,10 @@ impl Order<'_> {
         let listener = self.log.serve.map(|place| TcpListener::bind(place).map_err(|error| unheard(place, &error)));
         let listener = listener.transpose()?;
         let (cancelled, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let devices = self.devices()?;
+        let profile = self.executor.profile()?;
         stop_on_interrupt(&cancelled);
         keep_on_request(&asked);
-        let devices = self.how.names()?;
-        devices.check(plan, self.chosen).map_err(Failure::Diagnostics)?;
         self.store.run_begins().map_err(|error| outside(&error))?;
         let files = Files::load(self.store);
         let planner = Planner::new(self.store, &files);
@@ -144,7 +186,24 @@ impl Order<'_> {
         let watcher = listener.map(|listener| self.serve(listener, &folder)).transpose()?;
         let surveyed = survey.seconds();
         let hear = |event: Stamped| reporter.hear(&event);
-        let mut outcome = carry_out(plan, survey, &planner, self.store, &options, &hear);
+        let mut outcome = match self.jobs {
+            None => carry_out(plan, survey, &planner, self.store, &options, &hear),
+            Some(plan_file) => {
+                let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+                let folder = std::path::absolute(&folder).map_err(|error| outside(&error))?.join(SLURM);
+                plan_file.write(&folder)?;
+                let identity = plan_file.identity();
+                let site = Site {
+                    profile: &profile,
+                    program: plan_file.program(),
+                    folder: &folder,
+                    run: &name,
+                    identity: &identity,
+                    devices: &options.devices,
+                };
+                self.slurm(&planner, site, &options).carry_out(&survey, &hear)
+            }
+        };
         outcome.seconds += surveyed;
         remember(&files, self.store);
         if let Some(watcher) = watcher {
@@ -167,6 +226,50 @@ impl Order<'_> {
             LogFormat::Plain => writeln!(std::io::stderr(), "the page of this run: http://{place}/"),
         };
         Ok(watcher)
+    }
+
+    /// Returns the scripts of the jobs that would be submitted.
+    pub(crate) fn scripts(&self) -> Result<String, Failure> {
+        let Some(plan_file) = self.jobs else { return Ok(String::new()) };
+        let (devices, profile) = (self.devices()?, self.executor.profile()?);
+        let files = Files::load(self.store);
+        let planner = Planner::new(self.store, &files);
+        let survey = Survey::of(&self.sweep.plan, self.chosen, &planner);
+        remember(&files, self.store);
+        let survey = survey.map_err(Failure::Diagnostics)?;
+        let folder = std::path::absolute(self.store.root()).map_err(|error| outside(&error))?;
+        let folder = folder.join("runs").join("RUN").join(SLURM);
+        let identity = plan_file.identity();
+        let options = Options {
+            jobs: 1,
+            memory: None,
+            devices,
+            fail_fast: false,
+            cancelled: Arc::default(),
+            asked: Arc::default(),
+            restart: Vec::new(),
+        };
+        let (program, devices) = (plan_file.program(), &options.devices);
+        let site = Site { profile: &profile, program, folder: &folder, run: "RUN", identity: &identity, devices };
+        Ok(self.slurm(&planner, site, &options).dry(&survey))
+    }
+
+    fn slurm<'a>(&'a self, planner: &'a Planner<'a>, site: Site<'a>, options: &'a Options) -> Slurm<'a> {
+        let (plan, chosen, store) = (&self.sweep.plan, self.chosen, self.store);
+        Slurm { plan, chosen, store, planner, site, options, manner: Manner { detach: self.executor.detach } }
+    }
+
+    /// Returns the devices, if every chosen stage can have what it asks for.
+    fn devices(&self) -> Result<Names, Failure> {
+        let devices = self.how.names()?;
+        if self.jobs.is_none() {
+            devices.check(&self.sweep.plan, self.chosen).map_err(Failure::Diagnostics)?;
+        } else if devices.slots.len() > 1 {
+            let message = "Slurm hands out the cards: every job counts its own from 0".to_owned();
+            let help = Some("name one, as in `--device cuda:0`".to_owned());
+            return Err(Failure::Message { message, help, code: 2 });
+        }
+        Ok(devices)
     }
 
     /// Returns the listeners: the folder of the run, stderr, and the developers' log.
@@ -220,7 +323,7 @@ fn keep_on_request(asked: &Arc<AtomicU64>) {
 }
 
 /// The first Ctrl-C or SIGTERM asks running stages to stop, which keep checkpoints; the second one ends the program.
-fn stop_on_interrupt(cancelled: &Arc<AtomicBool>) {
+pub(crate) fn stop_on_interrupt(cancelled: &Arc<AtomicBool>) {
     let cancelled = Arc::clone(cancelled);
     let mut asked = false;
     let handler = move || {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::common::deliver;
-use super::engine::{CacheDir, HowArgs, LogArgs, outside, stages_json, summary};
+use super::engine::{CacheDir, Executor, ExecutorArgs, HowArgs, LogArgs, outside, stages_json, summary};
+use super::exec::{Loaded, PlanFile};
 use super::results::tables;
 use super::run::{Order, exit_code, survey_of};
 use crate::report::results::{Choice, Format, render};
@@ -50,7 +51,7 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     file: SweepFile,
 
-    /// Say what there is to do, and what it may take, without doing it
+    /// Say what there is to do, and what it may take, without doing it; with Slurm print what would be submitted
     #[arg(long, visible_alias = "plan")]
     dry_run: bool,
 
@@ -61,16 +62,29 @@ pub(crate) struct SweepArgs {
     how: HowArgs,
 
     #[command(flatten)]
+    executor: ExecutorArgs,
+
+    #[command(flatten)]
     log: LogArgs,
 }
 
 /// Runs `sweep`.
 pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
     args.log.start();
-    let (sweep, points) = args.file.load()?;
+    args.executor.check()?;
+    let (mut sweep, points) = args.file.load()?;
+    let slurm = args.executor.executor == Executor::Slurm;
+    let mut jobs = None;
+    if slurm {
+        let plan_file = PlanFile::of_sweep(&args.file.file, &args.file.set, &args.cache.cache)?;
+        if let Loaded::Sweep(loaded) = plan_file.load()? {
+            sweep = Sweep { files: sweep.files, ..loaded };
+        }
+        jobs = Some(plan_file);
+    }
     let store = args.cache.open()?;
     let chosen = sweep.steps_of(&points);
-    if args.dry_run {
+    if args.dry_run && !slurm {
         let (survey, warnings) = survey_of(&sweep.plan, &chosen, &store)?;
         for warning in warnings {
             // Nothing is left to be done where stderr itself is gone.
@@ -94,11 +108,16 @@ pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
         chosen: &chosen,
         store: &store,
         how: &args.how,
+        executor: &args.executor,
+        jobs: jobs.as_ref(),
         log: &args.log,
         files: &files,
         set: &args.file.set,
         restart: &[],
     };
+    if args.dry_run {
+        return deliver(&order.scripts()?, None);
+    }
     let (outcome, _) = order.carry_out()?;
     let text = if args.how.json {
         format!("{:#}\n", as_json(&sweep, &points, &outcome))

@@ -33,7 +33,20 @@ pub fn load(path: &Path, overrides: &[String], catalog: &[&'static dyn StageKind
             _ => fault,
         }]
     })?;
-    let texts = Texts::new(path.display().to_string(), text, overrides);
+    of_text(&path.display().to_string(), &text, overrides, catalog)
+}
+
+/// As [`load`], of a file's text.
+///
+/// # Errors
+/// Everything that is wrong with it and the arguments.
+pub fn of_text(
+    name: &str,
+    text: &str,
+    overrides: &[String],
+    catalog: &[&'static dyn StageKind],
+) -> Result<Plan, Vec<Diagnostic>> {
+    let texts = Texts::new(name, text, overrides);
     lower(pipeline::parse(&texts)?, catalog)
 }
 

@@ -106,6 +106,26 @@ pub enum ShardState {
     Hit(Option<Entry>),
     /// It is not.
     Miss,
+    /// Another job makes it, and nobody has looked.
+    Elsewhere,
+}
+
+impl ShardState {
+    /// Whether it has to be made here.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Miss)
+    }
+}
+
+/// The shards of a per-image stage that one of several jobs makes: every `of`-th one, from `index` on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The stage.
+    pub stage: String,
+    /// Which part, from 0.
+    pub index: usize,
+    /// How many parts there are.
+    pub of: usize,
 }
 
 /// What there is to do for a step.
@@ -159,6 +179,7 @@ pub struct Planner<'a> {
     warnings: Mutex<Vec<String>>,
     /// Artifacts whose manifest could not be read: no record that names one is a hit any more.
     unreadable: Mutex<HashSet<Digest>>,
+    part: Option<Part>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -169,7 +190,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Planner<'a> {
     /// Makes a planner.
     pub fn new(store: &'a Store, files: &'a Files) -> Self {
-        Self { store, files, locations: Mutex::default(), warnings: Mutex::default(), unreadable: Mutex::default() }
+        Self {
+            store,
+            files,
+            locations: Mutex::default(),
+            warnings: Mutex::default(),
+            unreadable: Mutex::default(),
+            part: None,
+        }
+    }
+
+    /// Leaves all shards of a stage to others but one part.
+    #[must_use]
+    pub fn only(self, part: Option<Part>) -> Self {
+        Self { part, ..self }
     }
 
     /// Returns where a data file with this content lies.
@@ -403,13 +437,15 @@ impl<'a> Planner<'a> {
                 }
             }
             let key = action.key();
-            let state = match self.lookup(key) {
-                Lookup::Hit(record) => ShardState::Hit(record.shard),
-                Lookup::Lost(digest) => {
+            let own = |part: &Part| part.stage != step.name || shards.len() % part.of.max(1) == part.index;
+            let state = match self.part.as_ref().is_none_or(own).then(|| self.lookup(key)) {
+                Some(Lookup::Hit(record)) => ShardState::Hit(record.shard),
+                Some(Lookup::Lost(digest)) => {
                     prepared.lost.get_or_insert(digest);
                     ShardState::Miss
                 }
-                Lookup::Miss(_) => ShardState::Miss,
+                Some(Lookup::Miss(_)) => ShardState::Miss,
+                None => ShardState::Elsewhere,
             };
             shards.push(Shard { bucket, action, key, items: start..end, state });
         }

@@ -138,7 +138,7 @@ impl Listener for Bars {
                     all.finish_and_clear();
                 }
             }
-            Event::Waiting { .. } | Event::Warning { .. } => {}
+            Event::Submitted { .. } | Event::Waiting { .. } | Event::Warning { .. } => {}
         }
         // That a stage begins is seen from its bar.
         if !matches!(stamped.event, Event::Started { .. })

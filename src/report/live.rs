@@ -156,6 +156,8 @@ impl Live {
                 track.pace = Some(Pace::from(at, done));
                 self.tracks.insert(stage.clone(), track);
             }
+            // The log has its line; the stage is shown when its job begins.
+            Event::Submitted { .. } => {}
             Event::Waiting { stage, host, process } => {
                 let track = self.tracks.entry(stage.clone()).or_default();
                 track.state = State::Elsewhere;

@@ -66,6 +66,13 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Waiting { stage, host, process } => {
             format!("{stage}: waits for process {process} on {host}, which does the same work")
         }
+        Event::Submitted { stage, job, adopted: true, .. } => format!("{stage}: has job {job} already"),
+        Event::Submitted { stage, job, parts, after, adopted: false } => {
+            let tasks = if *parts > 1 { format!(" of {}", count(*parts as usize, "task")) } else { String::new() };
+            let after: Vec<String> = after.iter().map(u64::to_string).collect();
+            let after = if after.is_empty() { String::new() } else { format!(", after {}", after.join(", ")) };
+            format!("{stage}: job {job}{tasks}{after}")
+        }
         Event::Done { stage, seconds, .. } => format!("{stage}: done in {}", duration(*seconds)),
         Event::Failed { stage, message, help, seconds } => {
             let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();

@@ -58,6 +58,20 @@ pub enum Event {
         /// Number of actions whose results are there already.
         cached: usize,
     },
+    /// A job of a cluster will make the stage.
+    #[serde(rename = "step.submitted")]
+    Submitted {
+        /// Name of the stage.
+        stage: String,
+        /// The job's number.
+        job: u64,
+        /// How many tasks it has.
+        parts: u32,
+        /// The jobs that it waits for.
+        after: Vec<u64>,
+        /// Whether somebody else had submitted it already.
+        adopted: bool,
+    },
     /// Another process does the work of a stage, or a part of it; this one waits for its result.
     #[serde(rename = "step.waiting")]
     Waiting {

@@ -304,7 +304,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             Need::Shards { shards, .. } => {
                 let hits = shards.iter().filter_map(|shard| match &shard.state {
                     ShardState::Hit(entry) => Some((shard.bucket, entry.clone())),
-                    ShardState::Miss => None,
+                    ShardState::Miss | ShardState::Elsewhere => None,
                 });
                 self.work[step].shards = hits.collect();
                 let missing = (0..shards.len()).filter(|shard| shards[*shard].state == ShardState::Miss);
@@ -321,6 +321,10 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             return;
         }
         let reason = why::why(self.plan, &self.plan.steps[step], &prepared, self.shop.store);
+        if missing.is_empty() {
+            // This part of it is there.
+            return self.assemble(step, &prepared);
+        }
         let work = &mut self.work[step];
         work.left = missing.len();
         if work.reason.is_empty() {
@@ -414,8 +418,16 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
 
     /// Puts a per-image stage's shards together and records the whole.
     fn assemble(&mut self, step: usize, prepared: &Prepared) {
-        let Need::Shards { buckets, meta, .. } = &prepared.need else { return };
-        let shards = std::mem::take(&mut self.work[step].shards);
+        let Need::Shards { buckets, meta, shards: all } = &prepared.need else { return };
+        let mut shards = std::mem::take(&mut self.work[step].shards);
+        // The last ones are the last to be made: whoever is not the last job sees so at once.
+        for shard in all.iter().rev().filter(|shard| shard.state == ShardState::Elsewhere) {
+            let Some(Err(entry)) = self.shop.planner.result(&self.plan.steps[step], shard.key) else {
+                self.skip(step, "other jobs make the rest of it".to_owned());
+                return self.skip_behind(step);
+            };
+            shards.insert(shard.bucket, entry);
+        }
         let shards = shards.into_iter().filter_map(|(bucket, entry)| Some((bucket, entry?)));
         let artifact = assemble(&self.plan.steps[step], *buckets, meta.clone(), shards);
         let seconds = self.work[step].started.map_or(0.0, |started| started.elapsed().as_secs_f64());

@@ -75,6 +75,14 @@ impl Survey {
         if wrong.is_empty() { Ok(Self { standings, seconds: clock.elapsed().as_secs_f64() }) } else { Err(wrong) }
     }
 
+    /// Returns what there is to do for a step, if that is known.
+    pub(crate) fn prepared(&self, step: usize) -> Option<&Arc<Prepared>> {
+        match self.standings.get(step)? {
+            Standing::Known(prepared) => Some(prepared),
+            Standing::Outside | Standing::Waits(_) => None,
+        }
+    }
+
     /// Returns how long it took, in seconds.
     pub fn seconds(&self) -> f64 {
         self.seconds
@@ -131,7 +139,7 @@ fn again(
 }
 
 /// Returns of each step whether its bytes are asked for: of those that no chosen step reads.
-pub(super) fn wanted(plan: &Plan, chosen: &[bool]) -> Vec<bool> {
+pub(crate) fn wanted(plan: &Plan, chosen: &[bool]) -> Vec<bool> {
     let mut wanted = chosen.to_vec();
     for (step, _) in plan.steps.iter().zip(chosen).filter(|(_, chosen)| **chosen) {
         for input in &step.inputs {
@@ -143,7 +151,7 @@ pub(super) fn wanted(plan: &Plan, chosen: &[bool]) -> Vec<bool> {
 
 /// Prepares a step; a panic of the stage is a trouble like any other. `wanted` says that its bytes are asked for: then a record
 /// without them is not enough.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     planner: &Planner<'_>,
     step: &Step,
     inputs: &[Artifact],

@@ -39,7 +39,8 @@ pub fn why(plan: &Plan, step: &Step, prepared: &Prepared, store: &Store) -> Stri
     match &prepared.need {
         Need::Shards { shards, .. } => {
             let missing = shards.iter().filter(|shard| shard.state == ShardState::Miss).count();
-            if missing < shards.len() { format!("{missing} of {} shards: {text}", shards.len()) } else { text }
+            let own = shards.iter().filter(|shard| shard.state != ShardState::Elsewhere).count();
+            if missing < own { format!("{missing} of {own} shards: {text}") } else { text }
         }
         _ => text,
     }

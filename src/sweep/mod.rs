@@ -117,6 +117,26 @@ impl Sweep {
 /// # Errors
 /// Everything that is wrong with the files and the arguments.
 pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) -> Result<Sweep, Vec<Diagnostic>> {
+    let Texted { sources, files, sets } = texts(path, sets)?;
+    Ok(Sweep { files, ..of_texts(path, sources, &sets, catalog)? })
+}
+
+/// The texts of a sweep.
+#[derive(Debug)]
+pub struct Texted {
+    /// The base, if it is another file, and the sweep's own file.
+    pub sources: Vec<Source>,
+    /// Their paths.
+    pub files: Vec<PathBuf>,
+    /// The `--set` arguments but for those that give another base.
+    pub sets: Vec<String>,
+}
+
+/// Reads the files of a sweep and nothing of what stands in them but the base.
+///
+/// # Errors
+/// If a file cannot be read, or has no base where one is given.
+pub fn texts(path: &Path, sets: &[String]) -> Result<Texted, Vec<Diagnostic>> {
     let own = read(path, "the file")?;
     let mut files = vec![path.to_owned()];
     let mut sources = vec![own];
@@ -134,7 +154,20 @@ pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) ->
         sources.insert(0, read(&base, "the base of the sweep")?);
         files.insert(0, base);
     }
-    let texts = Texts::layers(sources, &sets);
+    Ok(Texted { sources, files, sets })
+}
+
+/// As [`load`], of texts; [`Sweep::files`] is empty.
+///
+/// # Errors
+/// Everything that is wrong with them and the arguments.
+pub fn of_texts(
+    path: &Path,
+    sources: Vec<Source>,
+    sets: &[String],
+    catalog: &[&'static dyn StageKind],
+) -> Result<Sweep, Vec<Diagnostic>> {
+    let texts = Texts::layers(sources, sets);
     let mut roots = tables(&texts)?;
     let mut faults = Vec::new();
     let mut own = roots.pop().expect("there is a file");
@@ -181,7 +214,7 @@ pub fn load(path: &Path, sets: &[String], catalog: &[&'static dyn StageKind]) ->
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("sweep").to_owned();
     let name = if labels.is_empty() { plans.first().map_or(stem, |plan| plan.pipeline.clone()) } else { stem };
     let (plan, points) = merge::merge(&name, combinations, plans);
-    Ok(Sweep { name, plan, points, labels, files })
+    Ok(Sweep { name, plan, points, labels, files: Vec::new() })
 }
 
 /// Makes the plan of every combination, with the stages that the targets need.

@@ -38,6 +38,7 @@ mod run;
 mod sbd;
 mod shared;
 mod slots;
+mod slurm;
 mod stages;
 mod sweep;
 mod trained;

@@ -22,6 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("stage", &["store", "kind", "digest", "diag"]),
     ("plan", &["pipeline", "stage", "store", "kind", "digest", "diag"]),
     ("run", &["plan", "store", "stage", "kind", "digest", "diag"]),
+    ("slurm", &["run", "plan", "pipeline::resources", "store", "stage", "digest", "diag"]),
     ("sweep", &["plan", "pipeline", "stage", "store", "digest", "diag"]),
     // Where they meet.
     ("stages", &["stage", "artifact", "image", "foreign", "nn", "data", "metric", "kind", "digest", "store::manifest"]),
@@ -30,8 +31,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "report", "sweep", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image", "foreign",
-            "metric", "data", "nn", "kind", "digest", "diag",
+            "report", "sweep", "slurm", "stages", "run", "plan", "pipeline", "stage", "store", "artifact", "image",
+            "foreign", "metric", "data", "nn", "kind", "digest", "diag",
         ],
     ),
 ];
