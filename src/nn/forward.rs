@@ -22,6 +22,7 @@ use crate::nn::mctformer::{self, MctFormer, Version};
 use crate::nn::orandnet::OrandNetConfig;
 use crate::nn::params;
 use crate::nn::pass::Pass;
+use crate::nn::refiner::Refiner;
 use crate::nn::resnet::{self, ResNetCam};
 use crate::nn::resnet38::Resnet38Config;
 use crate::nn::vit::{self, VitCam};
@@ -363,11 +364,12 @@ fn orandnet(
     config.check().map_err(|(name, message)| format!("`{name}`: {message}"))?;
     config.check_size(maps.height(), maps.width())?;
     let network = load(config.build(device), tensors)?;
+    let refiner = Refiner::new(&network);
     let shape = [1, 1, maps.height(), maps.width()];
     let mut values = Vec::with_capacity(maps.data().len());
     for channel in 0..maps.channels() {
         let x = Tensor::<4>::from_data(TensorData::new(maps.channel(channel).to_vec(), shape), device);
-        values.extend(network.forward(x, &Pass::inference()).into_data().iter::<f32>());
+        values.extend(refiner.forward(x).into_data().iter::<f32>());
     }
     outputs.maps("out", Maps::new(maps.channels(), maps.height(), maps.width(), values));
     Ok(())

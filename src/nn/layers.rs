@@ -99,6 +99,13 @@ impl Conv2d {
         self.apply(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 
+    /// The same with another padding on all sides, for a part of an image.
+    pub(super) fn forward_padded(&self, x: Tensor<4>, padding: usize) -> Tensor<4> {
+        let options = ConvOptions { padding: [(padding, padding); 2], ..self.options.clone() };
+        let bias = self.bias.as_ref().map(|bias| factor(bias.val()));
+        product(module::conv2d(factor(x), factor(self.weight.val()), bias, options))
+    }
+
     fn apply(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         let [output, input, height, width] = weight.dims();
         let options = &self.options;

@@ -19,6 +19,7 @@ mod ordered;
 pub mod params;
 pub mod pass;
 pub mod precision;
+pub mod refiner;
 pub mod resnet;
 pub mod resnet38;
 pub mod self_test;

@@ -4,23 +4,18 @@
 //! program's state_dict.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::maps::{ImageMaps, stride4};
 use crate::artifact::weights::NamedTensors;
 use crate::image::Maps;
-use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, ConvTranspose2d, max_pool2d};
 use crate::nn::pass::Pass;
 
 /// The name of this architecture in `Weights`.
 pub const ARCH: &str = "orandnet";
-
-/// Added to a map's maximum before dividing by it (SPEC 6.3).
-const EPSILON: f32 = 1e-5;
 
 /// Sizes of the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -132,7 +127,7 @@ impl OrandNetConfig {
             upsample_make_16s: up(4, 2),
             upsample_make_8s: up(4, 2),
             upsample_to_score: up(16, 8),
-            keeps_size: self.keeps_size(),
+            padding: self.padding,
         }
     }
 
@@ -170,7 +165,7 @@ pub struct OrandNet {
     upsample_make_8s: ConvTranspose2d,
     upsample_to_score: ConvTranspose2d,
     #[module(skip)]
-    keeps_size: bool,
+    padding: usize,
 }
 
 impl OrandNet {
@@ -190,7 +185,13 @@ impl OrandNet {
         let pool2 = group(&self.downsample2, pool1);
         let pool3 = group(&self.downsample3, pool2);
         let pool4 = group(&self.downsample4, pool3.clone());
-        let mut coarse = group(&self.downsample5, pool4.clone());
+        let pool5 = group(&self.downsample5, pool4.clone());
+        self.finish([pool3, pool4, pool5], [height, width], pass)
+    }
+
+    /// Makes the output of the outputs of the last three pools.
+    pub(super) fn finish(&self, pools: [Tensor<4>; 3], [height, width]: [usize; 2], pass: &Pass) -> Tensor<4> {
+        let [pool3, pool4, mut coarse] = pools;
         for conv in self.fc6.iter().chain(&self.fc7) {
             coarse = pass.dropout2d(activation::relu(conv.forward(coarse)), Self::DROPOUT);
         }
@@ -198,12 +199,22 @@ impl OrandNet {
         let stride16 = self.fuse(self.upsample_make_16s.forward(coarse), self.score_pool4.forward(pool4));
         let stride8 = self.fuse(self.upsample_make_8s.forward(stride16), self.score_pool3.forward(pool3));
         let fine = self.upsample_to_score.forward(stride8);
-        if self.keeps_size {
+        if self.padding == 1 {
             // Cell i of the last kernel covers pixels 8i - 4 to 8i + 11.
             return crop(fine, 4, 4, height, width);
         }
         let offset = middle(&fine, height);
         crop(fine, offset, offset, height, width)
+    }
+
+    /// The convolutions of the five groups.
+    pub(super) fn groups(&self) -> [&[Option<Conv2d>]; 5] {
+        [&self.downsample1, &self.downsample2, &self.downsample3, &self.downsample4, &self.downsample5]
+    }
+
+    /// Zeros around the map, in pixels.
+    pub(super) fn padding(&self) -> usize {
+        self.padding
     }
 
     /// Adds a skip to upsampled scores.
@@ -212,7 +223,7 @@ impl OrandNet {
     /// are cropped there. Otherwise the skip is cropped to the scores, by the offset of its rows in both directions, as the
     /// reference program does it (SPEC 6.1).
     fn fuse(&self, up: Tensor<4>, skip: Tensor<4>) -> Tensor<4> {
-        if self.keeps_size {
+        if self.padding == 1 {
             let [_, _, height, width] = skip.dims();
             return crop(up, 1, 1, height, width) + skip;
         }
@@ -224,38 +235,6 @@ impl OrandNet {
     /// Returns a loss of 0 whose gradient is 0, for an image without classes.
     pub fn nothing(&self) -> Tensor<1> {
         self.upsample_make_16s.weight.val().sum() * 0.0
-    }
-
-    /// Refines the maps of one image: per class the network's output, through `activation`, divided by its maximum + 1e-5
-    /// (SPEC 6.3). Maps that are nowhere positive become 0.
-    ///
-    /// # Shapes
-    /// `[K, H, W]` to the same.
-    pub fn refine(&self, maps: &Maps, activation: Activation, device: &Device) -> Maps {
-        let (height, width) = (maps.height(), maps.width());
-        let pass = Pass::inference();
-        let mut refined = Vec::with_capacity(maps.data().len());
-        for class in 0..maps.channels() {
-            let data = TensorData::new(maps.channel(class).to_vec(), [1, 1, height, width]);
-            let y = self.forward(Tensor::from_data(data, device), &pass);
-            refined.extend(y.into_data().iter::<f32>());
-        }
-        let mut refined = Maps::new(maps.channels(), height, width, refined);
-        activation.apply(&mut refined);
-        for class in 0..maps.channels() {
-            let channel = refined.channel_mut(class);
-            let divisor = channel.iter().copied().fold(0.0, f32::max) + EPSILON;
-            channel.iter_mut().for_each(|value| *value /= divisor);
-        }
-        refined
-    }
-
-    /// Refines an image's maps at full size and makes those at stride 4 of them by bilinear interpolation (SPEC 6.3).
-    pub fn refine_image(&self, image: &ImageMaps, activation: Activation, device: &Device) -> ImageMaps {
-        let high_res = self.refine(&image.high_res, activation, device);
-        let (height, width) = (stride4(high_res.height()), stride4(high_res.width()));
-        let cam = interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel);
-        ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res }
     }
 }
 
@@ -273,7 +252,7 @@ pub enum Activation {
 
 impl Activation {
     /// Changes outputs into maps, pixel by pixel.
-    fn apply(self, maps: &mut Maps) {
+    pub(super) fn apply(self, maps: &mut Maps) {
         match self {
             Self::Relu => maps.data_mut().iter_mut().for_each(|value| *value = value.max(0.0)),
             Self::Sigmoid => maps.data_mut().iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp())),

@@ -17,6 +17,7 @@ use crate::nn::orandnet::{ARCH, Activation, OrandLoss, OrandNet, OrandNetConfig,
 use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::precision::Precision;
+use crate::nn::refiner::Refiner;
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
@@ -322,7 +323,7 @@ impl Stage for Refine {
         about: "Refine maps with a trained ORANDNet",
         // 2: maps are probabilities where the loss makes them so.
         // 3: maps are packed.
-        revision: 3,
+        revision: 4,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps to refine: OR" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained ORANDNet" },
@@ -346,6 +347,7 @@ impl Stage for Refine {
         let (meta, tensors) = io::weights(ctx, "weights")?;
         let network = params::load_strict(config.build(&device), &tensors)
             .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+        let refiner = Refiner::new(&network);
         let images = io::maps(ctx, "input")?;
         let images: Vec<ImageMaps> = images.into_values().collect();
         let done = AtomicUsize::new(0);
@@ -353,7 +355,7 @@ impl Stage for Refine {
             ctx.check_cancelled()?;
             let maps = &image.high_res;
             config.check_size(maps.height(), maps.width()).map_err(|error| too_small(&image.id, &error))?;
-            let refined = network.refine_image(image, activation, &device);
+            let refined = refiner.refine_image(image, activation, &device);
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
             Ok(refined)
         };

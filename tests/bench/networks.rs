@@ -33,6 +33,7 @@ use orandflow::nn::mctformer::{self, MctFormer, Version};
 use orandflow::nn::optim::{Group, Optimizer, Rule};
 use orandflow::nn::orandnet::{OrandNet, OrandNetConfig};
 use orandflow::nn::pass::Pass;
+use orandflow::nn::refiner::Refiner;
 use orandflow::nn::resnet::{self, ResNetCam};
 use orandflow::nn::resnet38::{Resnet38Config, SegmentationLoss};
 use orandflow::nn::{device, precision, train};
@@ -225,11 +226,11 @@ fn orandnet(bench: &mut Bench) {
     let network = OrandNetConfig::vgg16().init(0, &bench.device);
     let (device, batch) = (bench.device.clone(), bench.batches([maps, 1, height, width]));
     let arguments = format!("{maps} {height} {width}");
+    let refiner = Refiner::new(&network);
     bench.row(&names[0], &format!("orandnet_forward {arguments}"), || {
         let x = batch().inner();
         for map in 0..maps {
-            let y = network.forward(x.clone().narrow(0, map, 1), &Pass::inference());
-            std::hint::black_box(y.into_data());
+            std::hint::black_box(refiner.forward(x.clone().narrow(0, map, 1)).into_data());
         }
     });
     let pass = Cell::new(0);

@@ -7,6 +7,7 @@ use orandflow::artifact::weights::Values;
 use orandflow::image::Maps;
 use orandflow::nn::orandnet::{Activation, OrandLoss, OrandNetConfig, from_vgg16};
 use orandflow::nn::pass::Pass;
+use orandflow::nn::refiner::Refiner;
 use orandflow::nn::{device, params};
 
 use crate::differences::{assert_close, scattered, slopes};
@@ -26,9 +27,36 @@ fn vgg16_gives_the_numbers_of_the_reference() {
     // 1e-4: both sum in f32, in different orders.
     let error = reference::relative_l2(&y, &arrays["y"].data);
     assert!(error < 1e-4, "forward: {error}");
-    let refined = network.refine(&Maps::new(2, 90, 125, arrays["cams"].f32()), Activation::Relu, &cpu());
+    let refined = Refiner::new(&network).refine(&Maps::new(2, 90, 125, arrays["cams"].f32()), Activation::Relu, &cpu());
     let error = reference::relative_l2(refined.data(), &arrays["pred"].data);
     assert!(error < 1e-4, "refine: {error}");
+}
+
+/// What the frame makes is shared between maps: nothing may change but rounding, which is of other blocks of the same sums.
+#[test]
+fn a_shared_frame_changes_nothing() {
+    let config = OrandNetConfig { widths: [4, 5, 6, 7, 8], fc_width: 12, ..OrandNetConfig::vgg16() };
+    let mut tensors = params::export(&config.init(3, &cpu()));
+    for (name, values) in &mut tensors {
+        if name.ends_with("bias") {
+            // Without biases the frame would be zero.
+            values.data = scattered(values.data.len(), 0.9).iter().map(|&value| 0.2 * value as f32).collect();
+        }
+    }
+    let network = params::load_strict(config.build(&cpu()), &tensors).expect("nothing was renamed");
+    let refiner = Refiner::new(&network);
+    for (height, width) in
+        [(100, 100), (120, 160), (137, 251), (338, 500), (375, 500), (101, 639), (639, 101), (224, 352)]
+    {
+        let values = scattered(height * width, 0.3).iter().map(|&value| value as f32).collect::<Vec<f32>>();
+        let x = Tensor::<4>::from_data(TensorData::new(values, [1, 1, height, width]), &cpu());
+        let plain = network.forward(x.clone(), &Pass::inference()).into_data();
+        let shared: Vec<f32> = refiner.forward(x).into_data().iter::<f32>().collect();
+        let plain: Vec<f64> = plain.iter::<f32>().map(f64::from).collect();
+        let error = reference::relative_l2(&shared, &plain);
+        assert!(error < 1e-6, "{height} x {width}: {error:e}");
+    }
+    assert!(refiner.shares(), "these sizes do share a frame");
 }
 
 #[test]
@@ -192,7 +220,7 @@ fn probabilities_are_those_of_the_loss() {
         })
         .collect();
     for loss in [OrandLoss::WithBackground, OrandLoss::PerPixelBce] {
-        let refined = network.refine(&maps, loss.activation(), &cpu());
+        let refined = Refiner::new(&network).refine(&maps, loss.activation(), &cpu());
         for class in 0..2 {
             let raw: Vec<f64> = (0..99)
                 .map(|pixel| {
