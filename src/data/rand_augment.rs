@@ -1,7 +1,8 @@
 //! RandAugment (Cubuk et al. 2020) with the operations and strengths of timm's `rand-m9-mstd0.5-inc1` on Pillow images (SPEC 4.4).
 //! Knows nothing of masks: operations move pixels.
 //!
-//! Operations that move pixels sample bilinearly, where timm picks bilinear or bicubic at random.
+//! timm picks bilinear or bicubic sampling at random only where nothing else is asked for; MCTformer's program asks for `bicubic`
+//! (`--train-interpolation`), so that it is always that.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -131,14 +132,16 @@ impl Operation {
             Self::Sharpness => sharpen(image, factor),
             Self::Rotate => {
                 let (sine, cosine) = (sign * strength * 30.0).to_radians().sin_cos();
+                // Pillow rounds to 15 decimals, so that right angles are right.
+                let [sine, cosine] = [sine, cosine].map(|value| (value * 1e15).round() / 1e15);
                 let (middle_x, middle_y) = (width / 2.0, height / 2.0);
                 let matrix = [
                     cosine,
                     -sine,
-                    middle_x - cosine * middle_x + sine * middle_y,
+                    -cosine * middle_x + sine * middle_y + middle_x,
                     sine,
                     cosine,
-                    middle_y - sine * middle_x - cosine * middle_y,
+                    -sine * middle_x - cosine * middle_y + middle_y,
                 ];
                 transform(image, matrix);
             }
@@ -222,7 +225,8 @@ fn sharpen(image: &mut Rgb, factor: f32) {
     }
 }
 
-/// Shows at each pixel (x, y) what was at `(a x + b y + c, d x + e y + f)`, as Pillow's affine transform, bilinearly.
+/// Shows at each pixel (x, y) what was at `(a x + b y + c, d x + e y + f)`, as Pillow's affine transform with the bicubic filter
+/// (`ImagingTransform` in its `Geometry.c`): rows and columns beyond the rim repeat it, and values are cut, not rounded.
 fn transform(image: &mut Rgb, [a, b, c, d, e, f]: [f64; 6]) {
     let (height, width) = (image.height(), image.width());
     let source = image.clone();
@@ -239,18 +243,24 @@ fn transform(image: &mut Rgb, [a, b, c, d, e, f]: [f64; 6]) {
 
 fn sample(image: &Rgb, x: f64, y: f64) -> [u8; 3] {
     let (left, top) = (x.floor(), y.floor());
-    let (right_part, lower_part) = (x - left, y - top);
-    let column = |offset: f64| (left + offset).clamp(0.0, image.width() as f64 - 1.0) as usize;
-    let row = |offset: f64| (top + offset).clamp(0.0, image.height() as f64 - 1.0) as usize;
-    let corners = [
-        (image.pixel(row(0.0), column(0.0)), (1.0 - right_part) * (1.0 - lower_part)),
-        (image.pixel(row(0.0), column(1.0)), right_part * (1.0 - lower_part)),
-        (image.pixel(row(1.0), column(0.0)), (1.0 - right_part) * lower_part),
-        (image.pixel(row(1.0), column(1.0)), right_part * lower_part),
-    ];
+    let near = |first: f64, length: usize| {
+        [-1.0, 0.0, 1.0, 2.0].map(|offset| (first + offset).clamp(0.0, length as f64 - 1.0) as usize)
+    };
+    let (columns, rows) = (near(left, image.width()), near(top, image.height()));
     std::array::from_fn(|channel| {
-        corners.iter().map(|(pixel, weight)| f64::from(pixel[channel]) * weight).sum::<f64>().round() as u8
+        let lines = rows.map(|row| {
+            cubic(columns.map(|column| f64::from(image.data()[(row * image.width() + column) * 3 + channel])), x - left)
+        });
+        // Cut at 0 and 255 by the conversion.
+        cubic(lines, y - top) as u8
     })
+}
+
+/// The cubic through the two values in the middle whose slopes there are those between their neighbours (Keys's with a = -1).
+fn cubic([before, first, second, after]: [f64; 4], at: f64) -> f64 {
+    let square = 2.0 * (before - first) + second - after;
+    let cube = -before + first - second + after;
+    first + at * (second - before + at * (square + at * cube))
 }
 
 #[cfg(test)]

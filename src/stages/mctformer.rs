@@ -199,7 +199,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "mctformer.train",
         about: "Train an MCTformer on image-level labels",
-        revision: 1,
+        // 2: operations of RandAugment that move pixels sample bicubically, as its program asks timm to.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels to train on" },
             Port {

@@ -20,6 +20,7 @@ mod mctformer;
 mod nn_classifiers;
 #[cfg(feature = "nn")]
 mod orandnet;
+mod rand_augment;
 #[cfg_attr(not(feature = "nn"), expect(dead_code, reason = "the weights of networks need networks"))]
 mod reference;
 mod resize;
