@@ -39,6 +39,7 @@ mod sbd;
 mod shared;
 mod slots;
 mod slurm;
+mod small;
 mod stages;
 mod sweep;
 mod trained;
