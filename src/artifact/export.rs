@@ -5,7 +5,7 @@
 //! | image set | VOC layout: `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/SPLIT.txt`, `classes.txt`, `labels.csv` |
 //! | mask set, seed set | `ID.png`, an 8-bit palette PNG with the VOC colours, and `classes.txt`; or `results.tar.gz` for the VOC server |
 //! | CAM set, score set | `ID.npy` (f32 `[K, H, W]`) and `ID.classes.npy` (u8 `[K]`), or `ID.safetensors`, or `ID.npy` with IRN's or MCTformer's dict, and `classes.txt` |
-//! | weights | `weights.safetensors` or `weights.pth`, and `weights.json` (architecture, its parameters, class list) |
+//! | weights | `weights.safetensors` (with its description inside) or `weights.pth`, and `weights.json` (architecture, its parameters, class list) |
 //! | metrics | `metrics.json` |
 //! | files | themselves |
 
@@ -135,7 +135,7 @@ pub fn export(
                 let arch = manifest.meta.get("arch").and_then(|arch| arch.as_str()).unwrap_or_default();
                 folder.write("weights.pth", &forms::pth(arch, &weights::decode(&bytes)?)?)?;
             } else {
-                folder.write(weights::PART, &bytes)?;
+                folder.write(weights::PART, &weights::describe(&bytes, &manifest.meta)?)?;
             }
             let description = serde_json::to_string_pretty(&manifest.meta).expect("metadata is JSON");
             folder.write("weights.json", format!("{description}\n").as_bytes())?;

@@ -45,6 +45,36 @@ pub fn encode(tensors: &NamedTensors) -> Vec<u8> {
     safetensors::serialize(views, None).expect("the tensors can be laid out")
 }
 
+/// The key under which a file of its own carries its description, [`WeightsMeta`] as JSON.
+const DESCRIPTION: &str = "orandflow";
+
+/// Returns the same file with its description in it, so that it can be used without the cache. There is one key, as the file's order
+/// of several would differ from time to time.
+///
+/// # Errors
+/// If the bytes are no safetensors.
+pub fn describe(bytes: &[u8], description: &serde_json::Value) -> Result<Vec<u8>, String> {
+    let wrong = |error: safetensors::SafeTensorError| format!("these weights cannot be read: {error}");
+    let file = SafeTensors::deserialize(bytes).map_err(wrong)?;
+    let mut tensors = file.tensors();
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let metadata = [(DESCRIPTION.to_owned(), description.to_string())];
+    safetensors::serialize(tensors, Some(metadata.into())).map_err(wrong)
+}
+
+/// Returns the description in a file of weights; `None` if it has none.
+///
+/// # Errors
+/// If the bytes are no safetensors, or the description is damaged.
+pub fn description(bytes: &[u8]) -> Result<Option<WeightsMeta>, String> {
+    let (_, header) =
+        SafeTensors::read_metadata(bytes).map_err(|error| format!("it is no safetensors file: {error}"))?;
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(DESCRIPTION));
+    let read =
+        |text: &String| serde_json::from_str(text).map_err(|error| format!("its description is damaged: {error}"));
+    text.map(read).transpose()
+}
+
 /// Returns the values of a tensor of numbers with a fraction, rounded to f32; `None` for other types.
 pub fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();

@@ -77,21 +77,39 @@ impl From<Form> for Format {
 
 /// Runs `export`.
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
-    let plan = args.pipeline.load()?;
-    let chosen = choose(&plan, std::slice::from_ref(&args.stage)).map_err(Failure::Diagnostics)?;
-    let store = args.cache.open()?;
+    let format = args.format.map(Format::from);
+    let written = with_result(&args.pipeline, &args.stage, &args.cache, |manifest, source, photographs| {
+        if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
+            voc_classes(manifest, &args.stage)?;
+        }
+        write(manifest, source, &args.to, format, photographs).map_err(failed)
+    })?;
+    deliver(&format!("{} in {}\n", count(written, "file"), args.to.display()), None)
+}
+
+/// Finds the present result of a stage in the cache, and calls `see` with it, with what reads its parts, and with the image sets of
+/// the stages before it.
+pub(crate) fn with_result<T>(
+    pipeline: &PipelineArgs,
+    stage: &str,
+    cache: &CacheDir,
+    see: impl FnOnce(&Manifest, &Cache<'_>, &[&Manifest]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let plan = pipeline.load()?;
+    let chosen = choose(&plan, &[stage.to_owned()]).map_err(Failure::Diagnostics)?;
+    let store = cache.open()?;
     let files = Files::load(&store);
     let planner = Planner::new(&store, &files);
     let survey = Survey::of(&plan, &chosen, &planner);
     remember(&files, &store);
     let outcome = survey.map_err(Failure::Diagnostics)?.outcome(&plan, &store);
-    let step = outcome.steps.iter().find(|step| plan.steps[step.step].name == args.stage);
+    let step = outcome.steps.iter().find(|step| plan.steps[step.step].name == stage);
     let Some(artifact) = step.and_then(|step| step.output.as_ref()) else {
         let because = step.map(|step| step.reason.as_str()).filter(|reason| !reason.is_empty());
         let because = because.map_or(String::new(), |reason| format!(": {reason}"));
         return Err(Failure::Message {
-            message: format!("stage `{}` has no result yet{because}", args.stage),
-            help: Some(format!("make it: orandflow run {} --only {}", args.pipeline.file.display(), args.stage)),
+            message: format!("stage `{stage}` has no result yet{because}"),
+            help: Some(format!("make it: orandflow run {} --only {stage}", pipeline.file.display())),
             code: 1,
         });
     };
@@ -100,16 +118,10 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
         help: Some("run the pipeline again; it makes what is gone".to_owned()),
         code: 1,
     })?;
-    let format = args.format.map(Format::from);
-    if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
-        voc_classes(manifest, &args.stage)?;
-    }
     let results = outcome.steps.iter().filter_map(|step| step.output.as_ref());
     let photographs: Vec<&Manifest> =
         results.map(|artifact| &**artifact.manifest).filter(|manifest| manifest.kind == Kind::ImageSet).collect();
-    let source = Cache { store: &store, planner: &planner };
-    let written = write(manifest, &source, &args.to, format, &photographs).map_err(failed)?;
-    deliver(&format!("{} in {}\n", count(written, "file"), args.to.display()), None)
+    see(manifest, &Cache { store: &store, planner: &planner }, &photographs)
 }
 
 fn failed(message: String) -> Failure {

@@ -15,6 +15,7 @@ mod import;
 mod op;
 mod page;
 mod plan;
+mod predict;
 mod report;
 mod results;
 mod run;
@@ -64,6 +65,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Write a stage's result to a folder in formats that other programs read
     Export(export::ExportArgs),
+    /// Segment pictures of your own with a trained network
+    Predict(predict::PredictArgs),
     /// Turn the files of another data set into a folder that every program reads
     Import(import::ImportArgs),
     /// Run a single operation on plain files
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Show(args) => show::show(args),
         Command::Export(args) => export::export(args),
         Command::Import(args) => self::import::import(args),
+        Command::Predict(args) => predict::predict(args),
         Command::Op(args) => op::op(args),
         Command::Stages(args) => stages::stages(args),
         Command::Schema(args) => schema::schema(args),

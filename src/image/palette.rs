@@ -1,4 +1,6 @@
-//! The VOC colour map, which gives every mask index its colour. Knows no class names.
+//! The VOC colour map, which gives every mask index its colour, and masks laid over images. Knows no class names.
+
+use super::{LabelMap, Rgb};
 
 /// Returns the 256 colours of the VOC development kit, `[256, 3]` as one run of bytes.
 ///
@@ -24,9 +26,31 @@ pub const fn voc_palette() -> [u8; 768] {
     palette
 }
 
+/// Lays a mask over an image: half of each pixel's colour is that of its index. The background stays as it is.
+///
+/// # Panics
+/// If the sizes differ.
+pub fn overlay(image: &Rgb, mask: &LabelMap) -> Rgb {
+    const PALETTE: [u8; 768] = voc_palette();
+    assert_eq!((mask.height(), mask.width()), (image.height(), image.width()), "a mask is as large as its image");
+    let mut data = image.data().to_vec();
+    for (pixel, &index) in data.chunks_exact_mut(3).zip(mask.data()).filter(|(_, index)| **index != 0) {
+        for (channel, &colour) in pixel.iter_mut().zip(&PALETTE[usize::from(index) * 3..][..3]) {
+            *channel = u8::midpoint(*channel, colour);
+        }
+    }
+    Rgb::new(image.height(), image.width(), data)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overlay_colours_objects_alone() {
+        let image = Rgb::new(1, 2, vec![10, 20, 30, 10, 20, 30]);
+        assert_eq!(overlay(&image, &LabelMap::new(1, 2, vec![0, 1])).data(), [10, 20, 30, 69, 10, 15]);
+    }
 
     #[test]
     fn known_colours() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::artifact::architecture::Architecture;
 use crate::artifact::weights::{self, NamedTensors, Values};
 use crate::image::normalise::normalise;
 use crate::image::{Maps, Rgb};
@@ -69,6 +70,15 @@ impl Arch {
             let known: Vec<&str> = Self::NAMES.iter().map(|(known, _)| *known).collect();
             format!("`{name}` is no network; known are {}", known.join(", "))
         })
+    }
+
+    /// Returns its name in the table of architectures, where a network with a head is another one than its backbone.
+    fn in_table(self) -> &'static str {
+        match self {
+            Self::Resnet50Cam => "resnet_cam",
+            Self::VitBase => "vit_cam",
+            other => Self::NAMES.iter().find(|(_, arch)| *arch == other).expect("every network has a name").0,
+        }
     }
 
     /// Returns whether its input is a map instead of an image.
@@ -172,13 +182,8 @@ pub fn read_weights(bytes: &[u8]) -> Result<NamedTensors, String> {
 ///
 /// # Errors
 /// If the weights do not fit, an option makes no sense, or the input is of a size or kind that the network does not take.
-pub fn run(
-    options: &Options,
-    mut tensors: NamedTensors,
-    input: &Input,
-    device: &Device,
-) -> Result<NamedTensors, String> {
-    drop_aliases(&mut tensors);
+pub fn run(options: &Options, tensors: NamedTensors, input: &Input, device: &Device) -> Result<NamedTensors, String> {
+    let tensors = first_names(options.arch, tensors);
     let mut outputs = Outputs::default();
     match (options.arch, input) {
         (Arch::OrandNet, Input::Maps(maps)) => orandnet(options, &tensors, maps, device, &mut outputs)?,
@@ -208,13 +213,20 @@ pub fn run(
     Ok(outputs.0)
 }
 
-/// Leaves out the names under which the reference programs store tensors a second and third time (SPEC 1.4, 3.1 and 8.1).
-fn drop_aliases(tensors: &mut NamedTensors) {
-    const ALIASES: [&str; 6] = ["stage", "backbone.", "newly_added.", "edge_layers.", "dp_layers.", "fc_dp7.4."];
-    if tensors.keys().any(|name| name.starts_with("resnet50.")) {
-        tensors.retain(|name, _| !ALIASES.iter().any(|alias| name.starts_with(alias)));
+/// Returns tensors under their first names alone, without counters and what belongs to another task: the reference programs store
+/// some tensors a second and third time (SPEC 1.4, 3.1 and 8.1), as the table of architectures says.
+fn first_names(arch: Arch, tensors: NamedTensors) -> NamedTensors {
+    let known = Architecture::find(arch.in_table()).expect("every network has a row in the table");
+    let counts = |name: &str| known.counters && name.ends_with("num_batches_tracked");
+    let (aliases, mut firsts): (NamedTensors, NamedTensors) = tensors
+        .into_iter()
+        .filter(|(name, _)| !known.drops(name) && !counts(name))
+        .partition(|(name, _)| known.first_name(name).is_some());
+    for (alias, values) in aliases {
+        let first = known.first_name(&alias).expect("aliases have a first name");
+        firsts.entry(first).or_insert(values);
     }
-    tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
+    firsts
 }
 
 fn load<M: Module>(network: M, tensors: &NamedTensors) -> Result<M, String> {

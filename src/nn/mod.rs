@@ -22,6 +22,7 @@ pub mod precision;
 pub mod refiner;
 pub mod resnet;
 pub mod resnet38;
+pub mod segmenter;
 pub mod self_test;
 pub mod train;
 pub mod vit;

@@ -11,8 +11,6 @@ use crate::artifact::images::ImageEntry;
 use crate::artifact::masks;
 use crate::data::augment::{Augmentation, Sample, Scale};
 use crate::data::shrink::shrink;
-use crate::image::crf::{DenseCrf, Kernels, Unary};
-use crate::image::normalise::normalise;
 use crate::image::{LabelMap, Maps};
 use crate::kind::Kind;
 use crate::nn::layers::NormKind;
@@ -21,6 +19,7 @@ use crate::nn::params;
 use crate::nn::pass::Pass;
 use crate::nn::precision::Precision;
 use crate::nn::resnet38::{ARCH, Merge, Resnet38, Resnet38Config, SegmentationLoss};
+use crate::nn::segmenter::{SCALES, Segmenter, Settings};
 use crate::nn::train;
 use crate::stage::{Ctx, Devices, Inputs, NotInKey, Output, Port, Spec, Stage, StageError, Work};
 use crate::stages::io;
@@ -432,7 +431,7 @@ pub(super) struct PredictParams {
 }
 
 fn default_scales() -> Vec<f64> {
-    vec![0.5, 0.75, 1.0, 1.25, 1.5]
+    SCALES.to_vec()
 }
 
 /// `segment.predict`.
@@ -480,39 +479,26 @@ impl Stage for Predict {
         let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let (meta, tensors) = io::weights(ctx, "weights")?;
-        let network = params::load_strict(config.init(0, &device), &tensors)
+        let settings = Settings {
+            scales: params.scales.clone(),
+            mirror: params.mirror,
+            merge: params.merge,
+            crf: params.crf.expect("`resolve` fills it in"),
+        };
+        let segmenter = Segmenter::load(&config, &tensors, settings, device)
             .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
         let images = io::images(ctx, "images")?;
         let done = AtomicUsize::new(0);
         let segment = |entry: &ImageEntry| {
             ctx.check_cancelled()?;
             let image = io::pixels(ctx, entry)?;
-            let mut scores =
-                network.probabilities(&normalise(&image), &params.scales, params.mirror, params.merge, &device);
-            if params.crf.expect("`resolve` fills it in") {
-                scores = DenseCrf::new(&image, Kernels::SEGMENTATION).infer(&Unary::from_probabilities(&scores), 10);
-            }
+            let mask = segmenter.mask(&image);
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
-            Ok((entry.id.clone(), largest(&scores)))
+            Ok((entry.id.clone(), mask))
         };
         let masks = training::spread(ctx, &images, |entry| entry.height * entry.width, segment)?;
         Ok(Output::shard(images.iter().map(|entry| entry.id.clone()).collect(), masks::encode(&masks)))
     }
-}
-
-/// Returns the class with the largest score at each pixel, the lowest of those that are equal.
-fn largest(scores: &Maps) -> LabelMap {
-    let plane = scores.height() * scores.width();
-    let mut best = scores.channel(0).to_vec();
-    let mut labels = vec![0_u8; plane];
-    for class in 1..scores.channels() {
-        for ((best, label), &score) in best.iter_mut().zip(&mut labels).zip(scores.channel(class)) {
-            if score > *best {
-                (*best, *label) = (score, class as u8);
-            }
-        }
-    }
-    LabelMap::new(scores.height(), scores.width(), labels)
 }
 
 /// Reads the sizes of the segmentation network on port `weights`.
@@ -551,11 +537,5 @@ mod tests {
             assert!(Train::check(&params(text)).is_err(), "{text}");
         }
         assert!(Train::check(&params("")).is_ok());
-    }
-
-    #[test]
-    fn ties_go_to_the_lowest_class() {
-        let scores = Maps::new(3, 1, 3, vec![0.5, 0.1, 0.0, 0.5, 0.6, 0.0, 0.2, 0.6, 0.0]);
-        assert_eq!(largest(&scores).data(), [0, 1, 0]);
     }
 }

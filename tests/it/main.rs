@@ -30,6 +30,7 @@ mod operations;
 mod orders;
 mod parameters;
 mod photographs;
+mod predict;
 mod properties;
 mod report;
 mod results;
