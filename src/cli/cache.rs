@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, outside};
+use super::remote::{RemoteArgs, pushed};
 use super::run::survey;
 use crate::diag::nearest;
 use crate::digest::Digest;
@@ -18,6 +19,7 @@ use crate::report::text::{Align, count, size, table};
 use crate::store::Store;
 use crate::store::actions::{Lookup, Records};
 use crate::store::collect::Limits;
+use crate::store::remote::Pushed;
 
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +38,10 @@ enum Verb {
     Pin(Pin),
     /// Take a pin away
     Unpin(Pin),
+    /// Write results of a pipeline to the remote cache
+    Push(Share),
+    /// Bring results of a pipeline here from the remote cache
+    Pull(Share),
     /// Read everything in the cache and say what is damaged or missing
     Verify(Verify),
 }
@@ -105,6 +111,21 @@ struct Pin {
 }
 
 #[derive(Debug, clap::Args)]
+struct Share {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// The stages, with all that they are made from [default: all stages]
+    stages: Vec<String>,
+
+    #[command(flatten)]
+    cache: CacheDir,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct Verify {
     #[command(flatten)]
     cache: CacheDir,
@@ -121,6 +142,8 @@ pub(crate) fn cache(args: &CacheArgs) -> Result<ExitCode, Failure> {
         Verb::Gc(args) => gc(&args.cache.open()?, args),
         Verb::Pin(args) => pin(&args.cache.open()?, args, true),
         Verb::Unpin(args) => pin(&args.cache.open()?, args, false),
+        Verb::Push(args) => push(args),
+        Verb::Pull(args) => pull(args),
         Verb::Verify(args) => verify(&args.cache.open()?, args.repair),
     }
 }
@@ -161,7 +184,7 @@ fn pin(store: &Store, args: &Pin, keep: bool) -> Result<ExitCode, Failure> {
         }
     };
     if keep {
-        if !matches!(store.lookup(key), Lookup::Hit(_)) {
+        if !matches!(store.lookup_here(key), Lookup::Hit(_)) {
             let message = format!("there is no result {} in the cache", key.short());
             return Err(Failure::Message { message, help: Some("run the pipeline first".to_owned()), code: 1 });
         }
@@ -176,6 +199,88 @@ fn pin(store: &Store, args: &Pin, keep: bool) -> Result<ExitCode, Failure> {
             code: 1,
         }),
     }
+}
+
+/// Opens the cache with a remote one, which must be named somewhere.
+fn shared(args: &Share) -> Result<Store, Failure> {
+    let store = args.cache.open()?;
+    args.remote.read(&store)?;
+    if store.remote().is_some() {
+        return Ok(store);
+    }
+    let help = "give `--remote URL`, ORANDFLOW_REMOTE, or `[remote] url` in orandflow.toml".to_owned();
+    Err(Failure::Message { message: "no remote cache is named".to_owned(), help: Some(help), code: 2 })
+}
+
+/// Ends a verb that is about the remote cache alone: with a failure where that did not answer.
+fn answered(store: &Store, text: &str) -> Result<ExitCode, Failure> {
+    deliver(text, None)?;
+    let mut warnings = store.take_warnings();
+    if store.has_remote() {
+        for warning in warnings {
+            // Nothing is left to be done where stderr itself is gone.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("warning: {warning}\n"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message = warnings.pop().unwrap_or_else(|| "the remote cache does not answer".to_owned());
+    let help = "what has been transferred stays; the same command goes on from there".to_owned();
+    Err(Failure::Message { message, help: Some(help), code: 1 })
+}
+
+fn push(args: &Share) -> Result<ExitCode, Failure> {
+    let plan = args.pipeline.load()?;
+    // Looked at without the remote cache: what is here is what can be written.
+    let (survey, _) = survey(&plan, &args.stages, &args.cache.open()?)?;
+    let store = shared(args)?;
+    let outcome = survey.outcome(&plan, &store);
+    let mut written = Pushed::default();
+    let mut left = 0;
+    for step in &outcome.steps {
+        match step.key.filter(|_| step.output.as_ref().is_some_and(|output| !output.elsewhere)) {
+            Some(key) => written += store.push(key, true).map_err(|error| outside(&error))?,
+            None => left += 1,
+        }
+    }
+    let mut text = pushed(&written, &store);
+    if left > 0 {
+        let _ = writeln!(text, "{} without a result here are left out", count(left, "stage"));
+    }
+    answered(&store, &text)
+}
+
+fn pull(args: &Share) -> Result<ExitCode, Failure> {
+    let plan = args.pipeline.load()?;
+    let store = shared(args)?;
+    // Nothing that has come is collected before its record is written.
+    store.run_begins().map_err(|error| outside(&error))?;
+    let (survey, _) = survey(&plan, &args.stages, &store)?;
+    let outcome = survey.outcome(&plan, &store);
+    let (mut came, mut bytes, mut missing) = (0, 0, Vec::new());
+    for step in &outcome.steps {
+        let name = &plan.steps[step.step].name;
+        let asked = args.stages.is_empty() || args.stages.contains(name);
+        let (Some(key), Some(output)) = (step.key, &step.output) else {
+            missing.extend(asked.then(|| name.clone()));
+            continue;
+        };
+        if output.elsewhere && asked {
+            let Lookup::Hit(record) = store.lookup(key) else { continue };
+            if store.fetch(&record.blobs).map_err(|error| outside(&error))? {
+                came += 1;
+                bytes += record.blobs.iter().map(|(_, size)| size).sum::<u64>();
+            } else {
+                missing.push(name.clone());
+            }
+        }
+        store.keep_found(&[key]).map_err(|error| outside(&error))?;
+        store.set_last(&plan.pipeline, name, key).map_err(|error| outside(&error))?;
+    }
+    let mut text = format!("{} of {} came\n", count(came, "result"), size(bytes));
+    if !missing.is_empty() {
+        let _ = writeln!(text, "not there: {}", missing.join(", "));
+    }
+    answered(&store, &text)
 }
 
 /// Returns the key of a stage's present result, and what to call it.

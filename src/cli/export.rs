@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::CacheDir;
+use super::remote::RemoteArgs;
 use super::run::remember;
 use crate::artifact::export::{Format, Source, export as write};
 use crate::data::voc;
@@ -37,6 +38,9 @@ pub(crate) struct ExportArgs {
 
     #[command(flatten)]
     cache: CacheDir,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 /// A form of a result.
@@ -78,12 +82,13 @@ impl From<Form> for Format {
 /// Runs `export`.
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let format = args.format.map(Format::from);
-    let written = with_result(&args.pipeline, &args.stage, &args.cache, |manifest, source, photographs| {
-        if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
-            voc_classes(manifest, &args.stage)?;
-        }
-        write(manifest, source, &args.to, format, photographs).map_err(failed)
-    })?;
+    let written =
+        with_result(&args.pipeline, &args.stage, &args.cache, &args.remote, |manifest, source, photographs| {
+            if format == Some(Format::VocTest) && matches!(manifest.kind, Kind::MaskSet | Kind::SeedSet) {
+                voc_classes(manifest, &args.stage)?;
+            }
+            write(manifest, source, &args.to, format, photographs).map_err(failed)
+        })?;
     deliver(&format!("{} in {}\n", count(written, "file"), args.to.display()), None)
 }
 
@@ -93,11 +98,13 @@ pub(crate) fn with_result<T>(
     pipeline: &PipelineArgs,
     stage: &str,
     cache: &CacheDir,
+    remote: &RemoteArgs,
     see: impl FnOnce(&Manifest, &Cache<'_>, &[&Manifest]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let plan = pipeline.load()?;
     let chosen = choose(&plan, &[stage.to_owned()]).map_err(Failure::Diagnostics)?;
     let store = cache.open()?;
+    remote.read(&store)?;
     let files = Files::load(&store);
     let planner = Planner::new(&store, &files);
     let survey = Survey::of(&plan, &chosen, &planner);

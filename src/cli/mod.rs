@@ -16,6 +16,7 @@ mod op;
 mod page;
 mod plan;
 mod predict;
+mod remote;
 mod report;
 mod results;
 mod run;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, HowArgs, LogArgs, OnlyArgs, json, metrics, summary};
+use super::remote::RemoteArgs;
 use super::run::survey;
 use crate::report::text::{Align, table};
 
@@ -17,6 +18,9 @@ pub(crate) struct PlanArgs {
 
     #[command(flatten)]
     cache: CacheDir,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
 
     #[command(flatten)]
     how: HowArgs,
@@ -33,6 +37,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     args.log.start();
     let plan = args.pipeline.load()?;
     let store = args.cache.open()?;
+    args.remote.read(&store)?;
     let (survey, warnings) = survey(&plan, &args.only.only, &store)?;
     for warning in warnings {
         // Nothing is left to be done where stderr itself is gone.

@@ -76,6 +76,7 @@ mod networks {
     use crate::cli::Failure;
     use crate::cli::common::PipelineArgs;
     use crate::cli::export::with_result;
+    use crate::cli::remote::RemoteArgs;
     use crate::data::{count, folder};
     use crate::image::{LabelMap, Rgb, codec, palette};
     use crate::kind::Kind;
@@ -170,7 +171,7 @@ mod networks {
     fn network(args: &PredictArgs) -> Result<(WeightsMeta, NamedTensors), Failure> {
         if let Some((file, stage)) = args.weights.rsplit_once(':').filter(|(file, _)| file.ends_with(".toml")) {
             let pipeline = PipelineArgs { file: PathBuf::from(file), set: args.set.clone() };
-            return with_result(&pipeline, stage, &args.cache, |manifest, source, _| {
+            return with_result(&pipeline, stage, &args.cache, &RemoteArgs::default(), |manifest, source, _| {
                 let entry = manifest.entries.get(weights::PART).filter(|_| manifest.kind == Kind::Weights);
                 let entry = entry.ok_or_else(|| {
                     let message = format!("stage `{stage}` makes {}, and weights are due", manifest.kind.article());

@@ -14,6 +14,7 @@ use super::engine::{
     summary,
 };
 use super::exec::{Loaded, PlanFile};
+use super::remote::{PushArgs, Pusher, RemoteArgs, pushed, warn};
 use super::watch::{Shown, Watcher, unheard};
 use crate::plan::Plan;
 use crate::plan::prepare::Planner;
@@ -31,6 +32,7 @@ use crate::slurm::script::Site;
 use crate::slurm::{Manner, Slurm};
 use crate::store::Store;
 use crate::store::files::Files;
+use crate::store::remote::Pushed;
 use crate::sweep::Sweep;
 
 /// What a shell expects of a program that was stopped with Ctrl-C: 128 and the number of SIGINT.
@@ -47,6 +49,12 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     cache: CacheDir,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
+
+    #[command(flatten)]
+    push: PushArgs,
 
     #[command(flatten)]
     how: HowArgs,
@@ -93,6 +101,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let chosen = choose(&plan, &args.only.only).map_err(Failure::Diagnostics)?;
     choose(&plan, &args.restart).map_err(Failure::Diagnostics)?;
     let store = args.cache.open()?;
+    let push = args.remote.attach_for(&args.push, &store, jobs.is_some())?;
     let sweep = Sweep::of(plan, &args.pipeline.file);
     let plan = &sweep.plan;
     let order = Order {
@@ -107,6 +116,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         files: &[("pipeline.toml", file)],
         set,
         restart: &args.restart,
+        push,
     };
     if args.dry_run {
         return deliver(&order.scripts()?, None);
@@ -152,6 +162,8 @@ pub(crate) struct Order<'a> {
     pub(crate) set: &'a [String],
     /// The stages that start afresh, whatever checkpoints they have.
     pub(crate) restart: &'a [String],
+    /// Whether results are written to the remote cache.
+    pub(crate) push: bool,
 }
 
 impl Order<'_> {
@@ -185,9 +197,15 @@ impl Order<'_> {
         let reporter = Reporter::new(listeners);
         let watcher = listener.map(|listener| self.serve(listener, &folder)).transpose()?;
         let surveyed = survey.seconds();
-        let hear = |event: Stamped| reporter.hear(&event);
-        let mut outcome = match self.jobs {
-            None => carry_out(plan, survey, &planner, self.store, &options, &hear),
+        let (pusher, keys) = Pusher::new();
+        let hear = |event: Stamped| {
+            if self.push {
+                pusher.hear(&event.event);
+            }
+            reporter.hear(&event);
+        };
+        let carry_out = || match self.jobs {
+            None => Ok(carry_out(plan, survey, &planner, self.store, &options, &hear)),
             Some(plan_file) => {
                 let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
                 let folder = std::path::absolute(&folder).map_err(|error| outside(&error))?.join(SLURM);
@@ -201,9 +219,18 @@ impl Order<'_> {
                     identity: &identity,
                     devices: &options.devices,
                 };
-                self.slurm(&planner, site, &options).carry_out(&survey, &hear)
+                Ok(self.slurm(&planner, site, &options).carry_out(&survey, &hear))
             }
         };
+        let outcome: Result<Outcome, Failure> = std::thread::scope(|scope| {
+            let cancelled = &options.cancelled;
+            let work = self.push.then(|| scope.spawn(move || Pusher::work(self.store, &keys, cancelled)));
+            let outcome = carry_out();
+            pusher.end();
+            self.said(work.map(|work| work.join()));
+            outcome
+        });
+        let mut outcome = outcome?;
         outcome.seconds += surveyed;
         remember(&files, self.store);
         if let Some(watcher) = watcher {
@@ -270,6 +297,19 @@ impl Order<'_> {
             return Err(Failure::Message { message, help, code: 2 });
         }
         Ok(devices)
+    }
+
+    /// Says what was written to the remote cache. That it was not is no failure of the run.
+    fn said(&self, written: Option<std::thread::Result<std::io::Result<Pushed>>>) {
+        warn(self.store);
+        let text = match written {
+            None => return,
+            Some(Ok(Ok(written))) => pushed(&written, self.store),
+            Some(Ok(Err(error))) => format!("warning: the results could not be pushed: {error}\n"),
+            Some(Err(_)) => "warning: the results could not be pushed\n".to_owned(),
+        };
+        // Nothing is left to be done where stderr itself is gone.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     /// Returns the listeners: the folder of the run, stderr, and the developers' log.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::Failure;
 use super::common::{PipelineArgs, deliver};
 use super::engine::{CacheDir, metrics, metrics_table};
+use super::remote::RemoteArgs;
 use super::run::survey;
 use crate::plan::{Plan, Step};
 use crate::report::text::{Align, count, duration, size, table};
@@ -25,12 +26,16 @@ pub(crate) struct ShowArgs {
 
     #[command(flatten)]
     cache: CacheDir,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 /// Runs `show`.
 pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
     let plan = args.pipeline.load()?;
     let store = args.cache.open()?;
+    args.remote.read(&store)?;
     let (survey, _) = survey(&plan, std::slice::from_ref(&args.stage), &store)?;
     let outcome = survey.outcome(&plan, &store);
     let Some(shown) = outcome.steps.iter().find(|step| plan.steps[step.step].name == args.stage) else {

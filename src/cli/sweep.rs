@@ -10,6 +10,7 @@ use super::Failure;
 use super::common::deliver;
 use super::engine::{CacheDir, Executor, ExecutorArgs, HowArgs, LogArgs, outside, stages_json, summary};
 use super::exec::{Loaded, PlanFile};
+use super::remote::{PushArgs, RemoteArgs};
 use super::results::tables;
 use super::run::{Order, exit_code, survey_of};
 use crate::report::results::{Choice, Format, render};
@@ -59,6 +60,12 @@ pub(crate) struct SweepArgs {
     cache: CacheDir,
 
     #[command(flatten)]
+    remote: RemoteArgs,
+
+    #[command(flatten)]
+    push: PushArgs,
+
+    #[command(flatten)]
     how: HowArgs,
 
     #[command(flatten)]
@@ -83,6 +90,7 @@ pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
         jobs = Some(plan_file);
     }
     let store = args.cache.open()?;
+    let push = args.remote.attach_for(&args.push, &store, slurm)?;
     let chosen = sweep.steps_of(&points);
     if args.dry_run && !slurm {
         let (survey, warnings) = survey_of(&sweep.plan, &chosen, &store)?;
@@ -114,6 +122,7 @@ pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode, Failure> {
         files: &files,
         set: &args.file.set,
         restart: &[],
+        push,
     };
     if args.dry_run {
         return deliver(&order.scripts()?, None);

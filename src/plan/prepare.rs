@@ -218,7 +218,9 @@ impl<'a> Planner<'a> {
 
     /// Takes the warnings that have come up since the last call, such as damaged records.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.warnings))
+        let mut warnings = std::mem::take(&mut *lock(&self.warnings));
+        warnings.extend(self.store.take_warnings());
+        warnings
     }
 
     fn warn(&self, message: String) {
@@ -313,6 +315,9 @@ impl<'a> Planner<'a> {
 
     /// Refuses inputs whose bytes are elsewhere, where nobody can get them.
     fn here(&self, inputs: &[Artifact]) -> Result<(), Trouble> {
+        if self.store.has_remote() {
+            return Ok(());
+        }
         for artifact in inputs.iter().filter(|artifact| artifact.elsewhere) {
             let blobs: Vec<(Digest, u64)> = artifact.manifest.entries.values().flat_map(Entry::blobs).collect();
             if self.store.missing(&blobs).is_some() {
@@ -322,6 +327,33 @@ impl<'a> Planner<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Brings the bytes of a prepared step here that it has already; says whether they came, or were there.
+    pub(crate) fn fetch(&self, prepared: &Prepared) -> bool {
+        let blobs = match &prepared.need {
+            Need::Nothing(artifact) | Need::Assembly(artifact) => {
+                let Ok(manifest) = artifact.manifest.load() else { return false };
+                manifest.entries.values().flat_map(Entry::blobs).collect()
+            }
+            Need::Whole => Vec::new(),
+            Need::Shards { shards, .. } => {
+                let hits = shards.iter().filter_map(|shard| match &shard.state {
+                    ShardState::Hit(entry) => entry.as_ref(),
+                    ShardState::Miss | ShardState::Elsewhere => None,
+                });
+                hits.flat_map(Entry::blobs).collect::<Vec<_>>()
+            }
+        };
+        self.store.fetch(&blobs).unwrap_or_else(|error| {
+            self.warn(error.to_string());
+            false
+        })
+    }
+
+    /// Whether bytes that are elsewhere may be had.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.store.has_remote()
     }
 
     /// Takes no record that names this artifact for a hit any more, until it has been made.

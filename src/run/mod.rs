@@ -25,7 +25,7 @@ use survey::Standing;
 use worker::Shop;
 
 pub use survey::Survey;
-pub(crate) use survey::{prepare, wanted};
+pub(crate) use survey::{Bytes, prepare, wanted};
 #[cfg(feature = "nn")]
 pub(crate) use worker::guard;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use super::slots::{Demand, Pool, Queue, Share};
 use super::state::{Board, StepState};
-use super::survey::{Standing, Survey, prepare, wanted};
+use super::survey::{Bytes, Standing, Survey, prepare, wanted};
 use super::worker::{Broken, Made, Said, Shop};
 use super::{Options, Outcome, Status, StepOutcome, why};
 use crate::digest::Digest;
@@ -145,7 +145,9 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
     pub(super) fn drive(&mut self, scope: &'scope Scope<'scope, 'env>, survey: Survey) {
         let (sender, receiver) = channel();
         for (step, standing) in survey.standings.into_iter().enumerate() {
-            if let Standing::Known(prepared) = standing {
+            if let Standing::Known(prepared) = standing
+                && !self.must_come(step, &prepared)
+            {
                 self.board.set(step, StepState::Wanted);
                 self.prepared(step, prepared);
             }
@@ -212,13 +214,23 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.queue.push_front(Demand::look(), Job::Prepare(step));
     }
 
+    /// Whether bytes of a step are asked for that may have to come from elsewhere; then it is prepared on a thread.
+    fn must_come(&self, step: usize, prepared: &Prepared) -> bool {
+        let perhaps = match &prepared.need {
+            Need::Nothing(artifact) => artifact.elsewhere,
+            Need::Assembly(_) | Need::Shards { .. } => self.shop.store.has_remote(),
+            Need::Whole => false,
+        };
+        self.wanted[step] && perhaps
+    }
+
     /// Puts a job on a thread of its own.
     fn start(&mut self, scope: &'scope Scope<'scope, 'env>, job: Job, share: Share, sender: Sender<Message>) {
         let index = job.step();
         let step: &'env Step = &self.plan.steps[index];
         let shop = self.shop;
         let inputs = self.inputs(index);
-        let wanted = self.wanted[index];
+        let bytes = if self.wanted[index] { Bytes::Here } else { Bytes::Anywhere };
         if matches!(job, Job::Act(_)) {
             self.board.set(index, StepState::Running);
             let work = &mut self.work[index];
@@ -231,7 +243,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let body = move || {
             let message = match job {
                 Job::Prepare(_) => {
-                    let result = prepare(shop.planner, step, &inputs, wanted).map(Arc::new);
+                    let result = prepare(shop.planner, step, &inputs, bytes).map(Arc::new);
                     Message::Prepared(index, share, result)
                 }
                 Job::Act(act) => {
@@ -469,7 +481,12 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         let key = work.prepared.as_ref().map_or(output, |prepared| prepared.key);
         work.seconds = work.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
         let seconds = work.seconds;
+        let shards = work.prepared.as_ref().map(|prepared| prepared.shards.clone()).unwrap_or_default();
         self.board.set(step, state);
+        // What came from a remote cache is known here from now on.
+        if let Err(error) = self.shop.store.keep_found(&[&shards[..], &[key]].concat()) {
+            (self.emit)(Event::Warning { stage: Some(stage.clone()), message: error.to_string() });
+        }
         self.shop.store.used(key);
         if let Err(error) = self.shop.store.set_last(&self.plan.pipeline, &stage, key) {
             (self.emit)(Event::Warning { stage: Some(stage.clone()), message: error.to_string() });
@@ -548,6 +565,11 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.board.set(step, StepState::Unknown);
         self.work[step].waits.clone_from(&makers);
         for maker in makers {
+            // One that was lost elsewhere is seldom the only one; asking for each of them may take one round each.
+            if let Some(output) = self.work[maker].output.as_ref() {
+                let blobs: Vec<(Digest, u64)> = output.manifest.entries.values().flat_map(Entry::blobs).collect();
+                self.shop.store.give_up(&blobs);
+            }
             if self.board.state(maker).has_result() {
                 self.board.set(maker, StepState::Unknown);
                 self.work[maker].reason.clear();

@@ -13,6 +13,9 @@ use crate::store::Store;
 /// What is said of a step whose result is known and not here.
 const ELSEWHERE: &str = "its bytes are elsewhere, and nothing here needs them";
 
+/// The same where whoever needs them can have them.
+const REMOTE: &str = "in the remote cache";
+
 /// What is known of each step before anything runs.
 #[derive(Debug)]
 pub struct Survey {
@@ -47,7 +50,7 @@ impl Survey {
             let inputs = inputs(step, &outputs);
             let standing = match inputs {
                 Err(missing) => Standing::Waits(missing),
-                Ok(inputs) => match prepare(planner, step, &inputs, wanted[index]) {
+                Ok(inputs) => match prepare(planner, step, &inputs, Bytes::of(wanted[index])) {
                     Err(Trouble { lost: Some(lost), .. }) => {
                         let makers: Vec<usize> = (0..index)
                             .filter(|maker| outputs[*maker].as_ref().is_some_and(|output| output.digest == lost))
@@ -98,7 +101,11 @@ impl Survey {
                 }
                 Standing::Known(prepared) => match &prepared.need {
                     Need::Nothing(artifact) | Need::Assembly(artifact) => {
-                        let reason = if artifact.elsewhere { ELSEWHERE } else { "" };
+                        let reason = match artifact.elsewhere {
+                            false => "",
+                            true if store.has_remote() => REMOTE,
+                            true => ELSEWHERE,
+                        };
                         (Status::Cached, reason.to_owned(), Some(prepared.key), Some(artifact.clone()))
                     }
                     _ => (Status::ToRun, why::why(plan, &plan.steps[index], prepared, store), Some(prepared.key), None),
@@ -126,7 +133,7 @@ fn again(
     let placed = &plan.steps[step];
     match inputs(placed, outputs) {
         Err(missing) => Standing::Waits(missing),
-        Ok(inputs) => match prepare(planner, placed, &inputs, false) {
+        Ok(inputs) => match prepare(planner, placed, &inputs, Bytes::Anywhere) {
             Ok(prepared) => Standing::Known(Arc::new(prepared)),
             // Its own inputs are gone as well: the run makes them again, one after the other.
             Err(Trouble { lost: Some(_), .. }) => Standing::Waits(step),
@@ -149,19 +156,49 @@ pub(crate) fn wanted(plan: &Plan, chosen: &[bool]) -> Vec<bool> {
     wanted
 }
 
-/// Prepares a step; a panic of the stage is a trouble like any other. `wanted` says that its bytes are asked for: then a record
-/// without them is not enough.
+/// What is asked of the bytes of a result that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// Nothing: they may be elsewhere.
+    Anywhere,
+    /// That they can be had.
+    Reachable,
+    /// That they are here.
+    Here,
+}
+
+impl Bytes {
+    pub(crate) fn of(wanted: bool) -> Self {
+        if wanted { Self::Reachable } else { Self::Anywhere }
+    }
+}
+
+/// Prepares a step; a panic of the stage is a trouble like any other. Where its bytes are asked for a record alone is not enough.
 pub(crate) fn prepare(
     planner: &Planner<'_>,
     step: &Step,
     inputs: &[Artifact],
-    wanted: bool,
+    bytes: Bytes,
 ) -> Result<Prepared, Trouble> {
     let work = || {
-        let prepared = planner.prepare(step, inputs)?;
-        match &prepared.need {
-            Need::Nothing(artifact) if wanted && artifact.elsewhere => {
+        let mut prepared = planner.prepare(step, inputs)?;
+        let remote = planner.has_remote();
+        let there = match bytes {
+            Bytes::Anywhere => true,
+            Bytes::Reachable => remote,
+            Bytes::Here => remote && planner.fetch(&prepared),
+        };
+        match &mut prepared.need {
+            Need::Nothing(artifact) if artifact.elsewhere && there => {
+                artifact.elsewhere = bytes != Bytes::Here;
+                Ok(prepared)
+            }
+            Need::Nothing(artifact) if artifact.elsewhere => {
                 planner.refuse(artifact.digest);
+                planner.prepare(step, inputs)
+            }
+            // Shards that did not come are no hits any more.
+            Need::Assembly(_) | Need::Shards { .. } if bytes == Bytes::Here && remote && !there => {
                 planner.prepare(step, inputs)
             }
             _ => Ok(prepared),

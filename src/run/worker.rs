@@ -105,6 +105,7 @@ impl Shop<'_> {
         if let Some(event) = announcement.lock().unwrap_or_else(PoisonError::into_inner).take() {
             (self.emit)(event);
         }
+        self.bring(prepared, shard);
         let lost = Mutex::new(Vec::new());
         let said = Mutex::new(Said::default());
         let result = guard(|| self.try_act(step, prepared, shard, device, &lost, &said));
@@ -120,6 +121,26 @@ impl Shop<'_> {
                 help: Some("this is a bug of the stage; the other stages are not affected".to_owned()),
             }),
         }
+    }
+
+    /// Brings the bytes here that an action reads, many at a time. What does not come is found missing when it is read.
+    fn bring(&self, prepared: &Prepared, shard: Option<&Shard>) {
+        if !self.store.has_remote() {
+            return;
+        }
+        let part = shard.and_then(|shard| shard.action.shard);
+        let blobs: Vec<(Digest, u64)> = prepared
+            .inputs
+            .ports
+            .values()
+            .flat_map(|manifest| match part {
+                Some((bucket, buckets)) if manifest.buckets.is_some() => manifest.shards_meeting(bucket, buckets),
+                _ => manifest.entries.values().collect(),
+            })
+            .flat_map(Entry::blobs)
+            .collect();
+        // A disk that is full fails the action as well, with the same words.
+        let _ = self.store.fetch(&blobs);
     }
 
     fn try_act(
@@ -253,7 +274,9 @@ impl Shop<'_> {
         let digest = self.store.put(manifest.as_bytes(), sync)?;
         let mut blobs = vec![(digest, manifest.len() as u64)];
         blobs.extend(artifact.manifest.entries.values().flat_map(Entry::blobs));
-        self.store.record(key, &Record::whole(digest, blobs, shards, provenance), sync)
+        // Shards of a remote cache may not have come yet.
+        let elsewhere = self.store.remote().is_some() && self.store.missing(&blobs).is_some();
+        self.store.record(key, &Record { elsewhere, ..Record::whole(digest, blobs, shards, provenance) }, sync)
     }
 
     fn keep_shard(&self, step: &Step, output: Output, sync: bool) -> Result<Option<Entry>, StageError> {

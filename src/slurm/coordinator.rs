@@ -15,7 +15,7 @@ use crate::plan::prepare::{Artifact, Need, Planner, Prepared, Trouble};
 use crate::plan::{Plan, Step};
 use crate::run::event::{Event, Stamped};
 use crate::run::state::{Board, StepState};
-use crate::run::{Options, Outcome, Status, StepOutcome, Survey, prepare, run, wanted};
+use crate::run::{Bytes, Options, Outcome, Status, StepOutcome, Survey, prepare, run, wanted};
 use crate::stage::Work;
 use crate::store::Store;
 use crate::store::actions::Lookup;
@@ -332,7 +332,7 @@ impl<'a> Coordinator<'a> {
     fn prepare(&mut self, step: usize) {
         let inputs = self.step(step).inputs.iter().filter_map(|input| self.tasks[input.step].output.clone());
         let inputs: Vec<Artifact> = inputs.collect();
-        match prepare(self.order.planner, self.step(step), &inputs, self.wanted[step]) {
+        match prepare(self.order.planner, self.step(step), &inputs, Bytes::of(self.wanted[step])) {
             Ok(prepared) => self.prepared(step, Arc::new(prepared)),
             Err(Trouble { lost: Some(lost), message, .. }) => self.make_again(step, lost, message),
             Err(trouble) => self.fail(step, trouble.message, trouble.help),

@@ -174,9 +174,9 @@ impl Store {
         self.bucket().join("ac").join(&hex[..2]).join(format!("{hex}.json"))
     }
 
-    /// Looks an action up. All blobs of a hit are there with their full length, unless its record says that they are elsewhere;
+    /// Looks an action up, in this cache alone. All blobs of a hit are there with their full length, unless its record says that they are elsewhere;
     /// their bytes are verified when they are read.
-    pub fn lookup(&self, key: Digest) -> Lookup {
+    pub fn lookup_here(&self, key: Digest) -> Lookup {
         let path = self.record_path(key);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -195,7 +195,14 @@ impl Store {
                     record.elsewhere = false;
                     Lookup::Hit(Box::new(record))
                 }
-                Some(_) if record.elsewhere && !self.any_gone(&record.blobs) => Lookup::Hit(Box::new(record)),
+                // A shard alone is good for nothing but its bytes.
+                Some(_)
+                    if record.elsewhere
+                        && (record.output.is_some() || self.has_remote())
+                        && !self.any_gone(&record.blobs) =>
+                {
+                    Lookup::Hit(Box::new(record))
+                }
                 Some(digest) => Lookup::Lost(digest),
             },
             Err(Unreadable::Damaged(error)) => Lookup::Miss(Some(format!(

@@ -52,19 +52,24 @@ impl Store {
         std::fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == size)
     }
 
-    /// Reads a blob and verifies it.
+    /// Reads a blob and verifies it; one that is not here comes from the remote cache, if it is there.
     ///
     /// # Errors
     /// If it is missing, cannot be read, or is damaged; a damaged one is removed.
     pub fn get(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let found = self.get_here(digest);
-        if matches!(found, Err(BlobError::Missing(_) | BlobError::Damaged(_))) {
-            self.set_gone(digest);
+        if !matches!(found, Err(BlobError::Missing(_) | BlobError::Damaged(_))) {
+            return found;
         }
+        if self.fetch_one(digest)? {
+            return self.get_here(digest);
+        }
+        self.set_gone(digest);
         found
     }
 
-    fn get_here(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
+    /// As [`Self::get`], in this cache alone.
+    pub(super) fn get_here(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.blob_path(digest);
         let bytes = match fs_err::read(&path) {
             Ok(bytes) => bytes,

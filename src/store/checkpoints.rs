@@ -67,7 +67,7 @@ impl Store {
         let Ok(entries) = std::fs::read_dir(self.bucket().join("checkpoints")) else { return };
         let keys = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         // One whose result was lost since is made again, and needs its checkpoints.
-        for key in keys.filter(|key| matches!(self.lookup(*key), Lookup::Hit(_))).collect::<Vec<Digest>>() {
+        for key in keys.filter(|key| matches!(self.lookup_here(*key), Lookup::Hit(_))).collect::<Vec<Digest>>() {
             self.remove_checkpoints(key);
         }
     }

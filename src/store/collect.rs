@@ -213,7 +213,7 @@ impl Store {
         for path in list(self.bucket().join("checkpoints")) {
             let key: Option<Digest> =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            let done = key.is_some_and(|key| matches!(self.lookup(key), Lookup::Hit(_)));
+            let done = key.is_some_and(|key| matches!(self.lookup_here(key), Lookup::Hit(_)));
             if run.is_none() && (done || too_old(&path)) {
                 gone.push(path);
             }

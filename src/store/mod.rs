@@ -16,11 +16,12 @@ pub mod collect;
 pub mod files;
 pub mod manifest;
 pub mod owner;
+pub mod remote;
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use owner::Owner;
@@ -70,6 +71,7 @@ struct Inner {
     heart: claims::Heart,
     /// Blobs that somebody asked for in vain.
     gone: Mutex<HashSet<Digest>>,
+    remote: OnceLock<remote::Remote>,
 }
 
 impl Store {
@@ -97,6 +99,7 @@ impl Store {
             watch: Default::default(),
             heart: Default::default(),
             gone: Mutex::default(),
+            remote: OnceLock::new(),
         };
         let store = Self(Arc::new(inner));
         store.remove_abandoned();
@@ -190,6 +193,12 @@ impl Store {
         let named = |cause: std::io::Error| std::io::Error::new(cause.kind(), unwritten(path, bytes.len(), &cause));
         let mut file = self.temporary().map_err(named)?;
         file.write_all(bytes).map_err(named)?;
+        self.move_to(file, path, bytes.len(), sync)
+    }
+
+    /// Moves a temporary file of so many bytes to its place.
+    fn move_to(&self, file: tempfile::NamedTempFile, path: &Path, bytes: usize, sync: bool) -> std::io::Result<()> {
+        let named = |cause: std::io::Error| std::io::Error::new(cause.kind(), unwritten(path, bytes, &cause));
         if sync {
             file.as_file().sync_all().map_err(named)?;
         }

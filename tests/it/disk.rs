@@ -124,3 +124,65 @@ fn a_cache_that_becomes_read_only_is_refused_and_loses_nothing() {
     assert_eq!(bench.statuses([]), ["items cached", "copy ran", "text ran"]);
     assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
 }
+
+/// Starts the program as somebody who is not root, whom no permission stops; `None` where that cannot be done.
+fn as_somebody(bench: &Workbench, arguments: &[&str]) -> Option<Command> {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
+    if !root {
+        return Some(bench.command(arguments.iter().copied()));
+    }
+    // 65534 is `nobody` wherever there is one.
+    let flags = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    let program = env!("CARGO_BIN_EXE_orandflow");
+    let tried = Command::new("setpriv").args(flags).args([program, "--version"]).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    let given = Command::new("chown").args(["-R", "65534:65534"]).arg(bench.folder()).status();
+    assert!(given.expect("chown starts").success());
+    let mut command = Command::new("setpriv");
+    command.args(flags).arg(program).args(arguments).current_dir(bench.folder()).env("NO_COLOR", "1");
+    Some(command)
+}
+
+fn permit(bench: &Workbench, mode: &str) {
+    let folders = ["cas", "ac", "tmp"].map(|name| bench.path("cache/v1").join(name));
+    let done = Command::new("chmod").args(["-R", mode]).args(folders).status();
+    assert!(done.expect("chmod starts").success());
+}
+
+#[test]
+fn permission_that_is_lost_during_a_run_fails_the_stage_and_nothing_is_made_twice() {
+    let bench = Workbench::new().pipeline(
+        "[pipeline]\nname = \"lost\"\n[stages.items]\nkind = \"debug.items\"\nfolder = \"items\"\n\
+         [stages.sleep]\nkind = \"debug.sleep\"\nseconds = 3.0\ninputs = { a = \"items\" }\n\
+         [stages.text]\nkind = \"debug.concat\"\ninputs = { a = \"sleep\", b = \"items\" }\n",
+    );
+    bench.write("items/i1.txt", "one");
+    let Some(mut command) = as_somebody(&bench, &["run", "pipeline.toml", "--jobs", "1"]) else {
+        say("left out: the program cannot be run here as somebody who is not root");
+        return;
+    };
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+    let child = child.expect("the program starts");
+    crate::run::wait_for(&bench, "step.started", "sleep");
+    let before = records(&bench);
+    permit(&bench, "a-w");
+    let output = child.wait_with_output().expect("it ends");
+    permit(&bench, "u+w");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("stage `sleep` failed") && stderr.contains("Permission denied"), "{stderr}");
+    assert!(stderr.contains("cache/v1/") && stderr.contains("cannot be written"), "the place is named: {stderr}");
+    // A cache that may not be written at all is refused before anything runs.
+    permit(&bench, "a-w");
+    let refused = as_somebody(&bench, &["plan", "pipeline.toml"]).expect("as before").output().expect("it starts");
+    permit(&bench, "u+w");
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    let again = as_somebody(&bench, &["run", "pipeline.toml"]).expect("as before").output().expect("it starts");
+    let stdout = String::from_utf8_lossy(&again.stdout);
+    assert!(stdout.contains("3 stages: 2 ran, 1 cached"), "{stdout}");
+    let after = records(&bench);
+    assert!(before.iter().all(|(path, time)| after.get(path) == Some(time)), "what was complete was not made again");
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+}

@@ -14,6 +14,7 @@ use orandflow::report::draw;
 use orandflow::stages::catalog;
 use orandflow::store::Store;
 use orandflow::store::actions::{Lookup, Provenance, Record};
+use orandflow::store::bundle::{Chosen, Limits, read_index};
 use orandflow::store::files::Files;
 use orandflow::store::manifest::{Entry, Manifest};
 use rand::{Rng as _, SeedableRng as _};
@@ -173,6 +174,83 @@ fn damaged_memories(length: Length) {
     });
 }
 
+/// Makes a store with one result of two shards, and a bundle of it.
+fn bundle(folder: &Path) -> Vec<u8> {
+    let store = Store::open(folder).expect("a cache");
+    let put = |text: &str| (store.put(text.as_bytes(), false).expect("written"), text.len() as u64);
+    let provenance = Provenance { pipeline: "p".into(), stage: "s".into(), kind: "k".into(), ..Provenance::default() };
+    let (listing, _) = put("[\"a\",[],null]\n");
+    let mut blobs = vec![put("a manifest")];
+    let mut keys = Vec::new();
+    for bucket in 0..2 {
+        let (key, _) = put(&format!("{{\"items\":\"{listing}\",\"shard\":[{bucket},2]}}"));
+        let (digest, size) = put(&format!("shard {bucket}"));
+        let entry = Entry { digest, size, ids: vec![format!("id{bucket}")], content: Vec::new() };
+        store.record(key, &Record::shard(Some(entry), provenance.clone()), false).expect("written");
+        blobs.push((digest, size));
+        keys.push(key);
+    }
+    let (key, _) = put("{\"kind\":\"k\"}");
+    store.record(key, &Record::whole(blobs[0].0, blobs, keys, provenance), false).expect("written");
+    let chosen = [Chosen { name: "s".into(), kind: "k".into(), key, bytes: true }];
+    let mut bytes = Vec::new();
+    store.export_bundle("p", &chosen, &mut bytes).expect("written");
+    bytes
+}
+
+const BUNDLE_WORDS: &[&str] =
+    &["cas/", "ac/", "../../x", "ustar\0", "\0\0\0\0\0\0\0\0", "\"format\":1", ",9223372036854775807]", "K", "L", "2"];
+
+fn damaged_bundles(length: Length) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = bundle(&folder.path().join("source"));
+    let tar = zstd::decode_all(&whole[..]).expect("unpacked");
+    let (cache, path) = (folder.path().join("cache"), folder.path().join("x.tar.zst"));
+    fuzz("bundles", length, |random| {
+        let bytes = if below(random, 3) == 0 {
+            let mut bytes = whole.clone();
+            damage(&mut bytes, BUNDLE_WORDS, random);
+            bytes
+        } else {
+            let mut bytes = tar.clone();
+            damage(&mut bytes, BUNDLE_WORDS, random);
+            // A header whose sum is wrong is refused before anything in it is looked at.
+            for at in (0..bytes.len().saturating_sub(511)).step_by(512) {
+                let block = &mut bytes[at..at + 512];
+                if &block[257..262] == b"ustar" {
+                    block[148..156].fill(b' ');
+                    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+                    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                }
+            }
+            zstd::encode_all(&bytes[..], 1).expect("packed")
+        };
+        std::fs::write(&path, &bytes).expect("written");
+        let _ = read_index(&path);
+        let store = Store::open(&cache).expect("a cache");
+        let taken = store.import_bundle(&path, Limits::default());
+        let records = store.records().expect("they can be listed");
+        assert!(records.unreadable.is_empty());
+        match taken {
+            // Nothing that is taken in is damaged.
+            Ok(taken) => {
+                for (key, record) in &records.readable {
+                    assert!(store.get(*key).is_ok() && matches!(store.lookup(*key), Lookup::Hit(_)));
+                    for (digest, _) in record.blobs.iter().filter(|_| !record.elsewhere) {
+                        store.get(*digest).expect("intact");
+                    }
+                }
+                assert!(records.readable.len() >= taken.index.stages.len());
+            }
+            Err(_) => {
+                assert!(records.readable.is_empty() && store.blobs().expect("listed").is_empty());
+            }
+        }
+        drop(store);
+        std::fs::remove_dir_all(&cache).expect("removed");
+    });
+}
+
 const TOML_WORDS: &[&str] = &[
     "[stages.x]\n",
     "kind = \"cam.or\"\n",
@@ -240,6 +318,17 @@ fn damaged_manifests_do_not_panic() {
 #[test]
 fn damaged_memories_count_as_none() {
     damaged_memories(Length::Rounds(100));
+}
+
+#[test]
+fn damaged_bundles_are_refused_whole() {
+    damaged_bundles(Length::Rounds(300));
+}
+
+#[test]
+#[ignore = "takes long; the short form runs always"]
+fn fuzz_bundles() {
+    damaged_bundles(long());
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod parameters;
 mod photographs;
 mod predict;
 mod properties;
+mod remote;
 mod report;
 mod results;
 mod rooms;

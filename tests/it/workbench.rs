@@ -73,6 +73,7 @@ impl Workbench {
             .current_dir(self.folder())
             .env("NO_COLOR", "1")
             .env_remove("ORANDFLOW_CACHE")
+            .env_remove("ORANDFLOW_REMOTE")
             .env_remove("RUST_LOG")
             .env_remove("RUST_BACKTRACE");
         command

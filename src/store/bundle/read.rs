@@ -240,7 +240,7 @@ impl Store {
         let names: HashMap<Digest, &str> =
             taken.index.stages.iter().map(|stage| (stage.key, stage.name.as_str())).collect();
         let mut others = Vec::new();
-        let lacks = |record: &Aside| match self.lookup(record.key) {
+        let lacks = |record: &Aside| match self.lookup_here(record.key) {
             Lookup::Hit(known) if record.output != known.output => {
                 others.extend(names.get(&record.key).map(|name| (*name).to_owned()));
                 false

@@ -66,15 +66,17 @@ impl Store {
             let record = self.whole(*key, name)?;
             let output = record.output.ok_or_else(|| not_here(name))?;
             let bytes = *bytes;
-            if bytes && record.elsewhere {
+            if bytes && record.elsewhere && !self.fetch(&record.blobs)? {
                 return Err(not_here(name));
             }
+            // What is known from a remote cache alone comes with its action.
+            self.keep_found(&[*key])?;
             self.with_action(*key, &mut blobs)?;
             let kept = record.blobs.iter().filter(|(digest, _)| bytes || *digest == output);
             blobs.extend(kept.copied());
             for key in record.shards.iter().filter(|_| bytes) {
                 // A shard's own record is worth having and not needed.
-                if let Lookup::Hit(shard) = self.lookup(*key)
+                if let Lookup::Hit(shard) = self.lookup_here(*key)
                     && !shard.elsewhere
                     && self.with_action(*key, &mut blobs).is_ok()
                 {

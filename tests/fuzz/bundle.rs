@@ -1,0 +1,71 @@
+//! Fuzzes the reader of bundles: no input may make it panic, take more memory than unpacking is allowed, or leave anything
+//! behind that was not verified. The input is the tar file; it is packed here, as nobody gets past zstd's own checksum by chance.
+#![no_main]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../src/digest.rs"]
+mod digest;
+#[path = "../../src/kind.rs"]
+mod kind;
+#[path = "../../src/store/mod.rs"]
+mod store;
+
+use store::Store;
+use store::actions::Lookup;
+use store::bundle::{Limits, read_index};
+
+/// Counts what is allocated.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed on to the system's allocator; only numbers are kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        MOST.fetch_max(now, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+
+fuzz_target!(|bytes: &[u8]| {
+    let (path, cache): (PathBuf, PathBuf) = (FOLDER.path().join("x.tar.zst"), FOLDER.path().join("cache"));
+    std::fs::write(&path, zstd::encode_all(bytes, 1).expect("packed")).expect("written");
+    let store = Store::open(&cache).expect("a cache");
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let _ = read_index(&path);
+    let taken = store.import_bundle(&path, Limits::default());
+    // Texts of the tar file as they are and as they are read, and the buffers of pieces that are copied.
+    let most = 32 * bytes.len() + (8 << 20);
+    let peak = MOST.load(Ordering::Relaxed).saturating_sub(before);
+    assert!(peak <= most, "{peak} bytes of memory for {} bytes of input", bytes.len());
+    let records = store.records().expect("they can be listed");
+    assert!(records.unreadable.is_empty());
+    assert!(taken.is_ok() || records.readable.is_empty());
+    for (key, record) in &records.readable {
+        assert!(matches!(store.lookup(*key), Lookup::Hit(_)));
+        for (digest, _) in record.blobs.iter().filter(|_| !record.elsewhere) {
+            store.get(*digest).expect("intact");
+        }
+    }
+    drop((taken, store));
+    std::fs::remove_dir_all(&cache).expect("removed");
+});
