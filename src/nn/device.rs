@@ -113,7 +113,10 @@ pub(super) fn allow_tf32(allowed: bool) {
             }
         }
     }
-    libtorch::allow_tf32(allowed);
+    // Without a GPU there is nothing to switch, and LibTorch 2.9 warns of these functions when they are called.
+    if tch::Cuda::is_available() {
+        libtorch::allow_tf32(allowed);
+    }
 }
 
 /// There is no TF32 without LibTorch.

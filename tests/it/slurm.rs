@@ -162,7 +162,15 @@ impl Bench {
         events
     }
 
-    /// Returns how many actions jobs have done in all.
+    /// Makes sure that jobs have done so many actions in all. A job says so a moment after its result is there.
+    fn assert_actions(&self, expected: usize) {
+        let start = Instant::now();
+        while self.actions() < expected && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(self.actions(), expected, "of `{}`", self.name);
+    }
+
     fn actions(&self) -> usize {
         ["items", "one", "other", "both", "long", "program", "text", "score"]
             .map(|stage| self.events("action.done", stage).len())
@@ -248,7 +256,7 @@ fn the_same_digests_as_without_it(cluster: &Cluster) {
     assert_eq!((first.code, first.statuses()), (Some(0), BTreeSet::from(["ran"])), "{first:?}");
     assert_eq!(outputs(&first.object), bench.local());
     // Four shards of four stages in two tasks each, and four whole ones.
-    assert_eq!(bench.actions(), 4 * 4 + 4);
+    bench.assert_actions(4 * 4 + 4);
     assert_eq!(bench.events("action.done", "long")[0]["device"], "fake:0");
     assert!(first.stderr.contains("both: job ") && first.stderr.contains(" of 2 tasks, after "), "{}", first.stderr);
     assert_eq!(first.object["metrics"]["score"]["miou"], 0.5);
@@ -260,7 +268,7 @@ fn the_same_digests_as_without_it(cluster: &Cluster) {
     // A changed image costs its shard in every stage behind, and a note that changes nothing stops the wave.
     bench.bench.write("items/i7.txt", "another");
     bench.run([]);
-    assert_eq!(bench.actions(), 20 + 4 + 3);
+    bench.assert_actions(20 + 4 + 3);
     let third = bench.run(["--set", "stages.one.note=1"]);
     assert_eq!((third.status("one"), third.status("both")), ("ran", "cached"), "{third:?}");
     let object = bench.bench.run_json(["--set", "stages.one.note=1"]).0;
@@ -297,7 +305,7 @@ fn a_killed_job_is_submitted_again_and_goes_on(cluster: &Cluster) {
     let firsts: Vec<f64> =
         bench.events("step.metric", "long").iter().filter_map(|event| event["value"].as_f64()).collect();
     assert!(firsts.iter().any(|first| *first > 0.0), "it went on from a checkpoint: {firsts:?}");
-    assert_eq!(bench.actions(), 20, "nothing was done twice");
+    bench.assert_actions(20);
 }
 
 fn a_cancelled_job_fails_its_stage(cluster: &Cluster) {
@@ -323,7 +331,7 @@ fn a_job_at_its_time_limit_goes_back_into_the_queue(cluster: &Cluster) {
     assert_eq!(outputs(&ended.object), bench.local());
     let starts = bench.events("step.started", "long").len();
     assert!(starts >= 2, "{starts}");
-    assert_eq!(bench.actions(), 20, "nothing was done twice");
+    bench.assert_actions(20);
 }
 
 fn an_interrupted_run_cancels_its_jobs(cluster: &Cluster) {
@@ -354,7 +362,7 @@ fn a_coordinator_may_end_and_be_started_again(cluster: &Cluster) {
     assert_eq!((ended.code, ended.status("both"), ended.status("long")), (Some(0), "cached", "ran"), "{ended:?}");
     assert!(ended.stderr.contains(&format!("long: has job {job} already")), "{}", ended.stderr);
     assert_eq!(outputs(&ended.object), bench.local());
-    assert_eq!(bench.actions(), 20);
+    bench.assert_actions(20);
 
     // Nobody has to be there at all.
     let detached = bench.run(["--detach", "--set", "stages.one.suffix=-x"]);
@@ -372,7 +380,7 @@ fn two_coordinators_do_everything_once(cluster: &Cluster) {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_eq!(outputs(&ended.object), bench.local());
     }
-    assert_eq!(bench.actions(), 20);
+    bench.assert_actions(20);
     let submitted = two.iter().filter(|ended| ended.stderr.contains("long: has job ")).count();
     assert_eq!(submitted, 1, "one has submitted, and the other has taken that over: {two:?}");
     // What two plans share is done once as well, by whoever claims it first.
@@ -382,6 +390,7 @@ fn two_coordinators_do_everything_once(cluster: &Cluster) {
     for ended in plans.map(|plan| bench.start(plan)).map(Ended::of) {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
+    wait("action", || bench.events("action.done", "both").len() > before);
     assert_eq!(bench.events("action.done", "both").len(), before + 1);
 }
 
