@@ -109,7 +109,7 @@ pub struct Transition {
     directions: Vec<Direction>,
     /// Per row, direction and place the affinity to that neighbour; zero if either is outside.
     weights: Vec<f32>,
-    /// Per place 1 / s.
+    /// Per place 1 / s; zero outside the image, so that what a block computes beyond a narrow row stays zero.
     inverse_sums: Vec<f32>,
 }
 
@@ -146,7 +146,7 @@ impl Transition {
             stride,
             directions,
             weights: vec![0.0; (height + reach + 1) * paths.len() * stride],
-            inverse_sums: vec![1.0; (height + 2 * reach + 1) * stride],
+            inverse_sums: vec![0.0; (height + 2 * reach + 1) * stride],
         };
         transition.weigh(edge, &paths, beta);
         transition.sum_up();

@@ -405,8 +405,8 @@ impl Stage for Propagate {
     const SPEC: Spec = Spec {
         name: "irn.propagate",
         about: "Spread maps over each image by a random walk that stops at IRN's boundaries",
-        // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed.
-        revision: 2,
+        // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed. 3: no NaN on images narrower than 64 pixels.
+        revision: 3,
         inputs: &[
             Port {
                 name: "images",

@@ -132,6 +132,29 @@ fn an_edge_holds_the_walk_back() {
     assert!(sum(0..15) > 0.5 && sum(16..30) < 1e-6, "{} stays, {} crosses", sum(0..15), sum(16..30));
 }
 
+/// Rows narrower than a block of the inner loop, over as many steps as IRN takes: what lies beyond them must not grow.
+#[test]
+fn narrow_maps_walk_as_wide_ones() {
+    for width in 1..=20 {
+        for radius in [2, 5, 6] {
+            let (height, pixels) = (8, 8 * width);
+            let edge = Maps::new(1, height, width, (0..pixels).map(|i| (i * 7919 % 13) as f32 / 40.0).collect());
+            let cam = Maps::new(1, height, width, (0..pixels).map(|i| (i * 104_729 % 89) as f32 / 89.0).collect());
+            let params = WalkParams { radius, beta: 0.75, exp_times: 8 };
+            let walked = propagate(&cam, &edge, &params).expect("sizes fit");
+            let matrix = dense(&edge, radius, f64::from(params.beta));
+            let mut want: Vec<f64> =
+                cam.data().iter().zip(edge.data()).map(|(x, edge)| f64::from(*x) * (1.0 - f64::from(*edge))).collect();
+            for _ in 0..1 << params.exp_times {
+                want = (0..pixels).map(|target| want.iter().zip(&matrix).map(|(x, row)| x * row[target]).sum()).collect();
+            }
+            for (got, want) in walked.data().iter().zip(want) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "width {width}, radius {radius}: {got} where {want} is due");
+            }
+        }
+    }
+}
+
 /// Many steps in flight give the bits that one after another gives: width and steps that no block or flight divides.
 #[test]
 fn steps_together_are_steps_alone() {
