@@ -6,11 +6,15 @@
     python3 docs/benchmarks/cluster.py --stages    # what each stage costs by itself
     python3 docs/benchmarks/cluster.py --check     # what must hold of any such simulation
 
-Stages, what they read, epochs and batches come from the files in pipelines/. What a stage costs follows from the inputs below and from the
-multiplications of its network, which are counted here layer by layer. The scheduler serves jobs in the order in which they were
-submitted; one begins when all that its stage reads has ended and a slot is free. Jobs share a file system that does so many bytes and
-so many operations on names a second. Standard library only; the same output every time, in seconds.
+Stages, what they read, epochs and batches come from the files in pipelines/. What a stage costs follows from the inputs below and
+from the multiplications of its network, which are counted here layer by layer. The scheduler serves jobs in the order in which they
+were submitted; one begins when all that its stage reads has ended and a slot is free. Jobs share a file system that does so many
+bytes and so many operations on names a second. Standard library only; the same output every time, in seconds.
+
+What is left out: jobs that are killed or reach their time limit, other users, and what a node knows already of files that another
+job on it has looked at, so that operations are rather too many.
 """
+
 import argparse
 import dataclasses
 import heapq
@@ -32,14 +36,14 @@ class Input(NamedTuple):
     source: str
 
 
-# What goes in. `measured`: by the program, as the source says; `counted`: follows from code, networks or files; `scaled`: from a measured
-# value by the ratio that the source names; `assumed`: nothing of the kind was at hand.
-OPS = "strace of `orandflow exec` of a chain of debug.copy over 2,900 and 11,000 items, in 4 and 16 parts"
+# What goes in. `measured`: by the program, as the source says; `counted`: follows from code or files; `scaled`: from a measured value
+# by the ratio that the source names; `assumed`: nothing of the kind was at hand.
+OPS = "docs/benchmarks/cluster_measure.py"
 HOST = "CPU time of a run of this stage over 48 photographs of 500 x 375 with maps of 2.3 classes, two busy cores"
 PERFORMANCE = "docs/performance.md"
 INPUTS = {
     # The site
-    "gpu": Input(10e12, "FLOP/s", ASSUMED, "of a card in f32 (TF32 off, the default): half of what an A100 promises, 19.5e12"),
+    "gpu": Input(10e12, "FLOP/s", ASSUMED, "of a card in f32 (TF32 off, the default): half of an A100's peak of 19.5e12"),
     "gpu_cores": Input(8, "cores", ASSUMED, "of a job with a card"),
     "cpu_cores": Input(16, "cores", ASSUMED, "of a job without one; as many of these can run as there are cards"),
     "start": Input(30, "s", ASSUMED, "from when a job may start until the program runs: Slurm's cycle, prolog, libraries"),
@@ -60,15 +64,15 @@ INPUTS = {
     "ops_last": Input(2, "ops", MEASURED, OPS + ": of each shard, in the job that puts an array's result together"),
     "claim_lists": Input(4, "lists", MEASURED, OPS + ": of the folder of claims, per shard"),
     "list_entries": Input(320, "entries", COUNTED, "that one getdents64 of 32 KiB returns of names of about 80 bytes"),
-    "record": Input(141, "B", MEASURED, "of a stage's record per shard (190,000 items of debug.items)"),
-    "shard_record": Input(1170, "B", MEASURED, "of a shard's record, 46 images"),
-    "manifest_shard": Input(120, "B", MEASURED, "of a manifest per shard, without ids"),
-    "manifest_image": Input(15, "B", MEASURED, "of a manifest per image"),
+    "record": Input(141, "B", MEASURED, OPS + ": of a stage's record per shard"),
+    "shard_record": Input(1170, "B", MEASURED, OPS + ": of a shard's record, 46 images"),
+    "manifest_shard": Input(120, "B", MEASURED, OPS + ": of a manifest per shard, without ids"),
+    "manifest_image": Input(15, "B", MEASURED, OPS + ": of a manifest per image"),
     "file_memory": Input(130, "B", COUNTED, "of files.bin per data file with a path of 60 bytes; every job reads all of it"),
-    "look_cpu": Input(2.5e-6, "s", MEASURED, "core time of a job before it works, per image of the set (0.43 to 0.50 s at 190,000)"),
-    "shard_files": Input(3, "files", MEASURED, "kept per shard: blob, action, record (`find cache/v1`); one more where data come in"),
+    "look_cpu": Input(2.5e-6, "s", MEASURED, OPS + ": core time before a job works, per image; 0.4 to 0.5 s at 190,000"),
+    "shard_files": Input(3, "files", MEASURED, OPS + ": kept per shard: blob, action, record; one more where data come in"),
     # Bytes per image; a class-pixel is one pixel of one class's map
-    "cam_bytes": Input(0.69, "B", MEASURED, "of a CamSet per class-pixel: 3 photographs, random networks; 0.56 (refined) to 0.86 (AND)"),
+    "cam_bytes": Input(0.69, "B", MEASURED, "of a CamSet per class-pixel: 3 photographs, random networks; 0.56 to 0.86"),
     "score_bytes": Input(0.58, "B", MEASURED, "of a ScoreSet per class-pixel, the same"),
     "mask_bytes": Input(0.044, "B", MEASURED, "of a MaskSet or SeedSet per pixel, the same: 0.041 and 0.047"),
     "entry_bytes": Input(215, "B", MEASURED, "of an ImageSet per image"),
@@ -82,10 +86,11 @@ INPUTS = {
     "import_amn": Input(29e-9, "s", MEASURED, HOST + ": cam.import of amn per class-pixel"),
     "import_mctformer": Input(9.4e-9, "s", MEASURED, HOST + ": cam.import of mctformer per class-pixel"),
     "labels": Input(0.2955, "s", MEASURED, PERFORMANCE + ": the two CRFs of irn.labels, 500 x 338, 3 labels"),
-    "walk": Input(73e-9, "s", SCALED, PERFORMANCE + ": random walk, 27.3 ms for 2 classes at stride 4 of 500 x 375, per class-pixel"),
+    "walk": Input(73e-9, "s", SCALED, PERFORMANCE + ": random walk per class-pixel, 27.3 ms for 2 classes at 500 x 375"),
     "evaluate": Input(0.8e-3, "s", MEASURED, HOST + ": evaluate per image"),
     "dataset": Input(0.6e-3, "s", MEASURED, HOST + ": dataset.voc per image"),
-    "weights": Input(1.0e9, "B/s", ASSUMED, "at which a shard's job reads (from the node's memory), verifies and loads a network"),
+    "weights": Input(1.0e9, "B/s", ASSUMED, "at which each shard reads (from the node's memory), verifies and loads its network"),
+    "parse": Input(200e6, "B/s", ASSUMED, "at which a job parses COCO's files of instances"),
 }
 
 
@@ -102,8 +107,8 @@ class Site:
 # Networks: multiply-adds of one image forward
 
 
-def up(size, by):
-    return -(-size // by)
+def ceil_div(number, by):
+    return -(-number // by)
 
 
 def conv(height, width, into, out, kernel=1):
@@ -113,15 +118,14 @@ def conv(height, width, into, out, kernel=1):
 
 def resnet50(height, width):
     """Returns (all, layers 3 and 4 alone) of the backbone of stride 16 (SPEC 1.2)."""
-    height, width = up(height, 2), up(width, 2)
-    total = late = conv(height, width, 3, 64, 7)
-    late, into = 0, 64
-    height, width = up(height, 2), up(width, 2)
+    height, width = ceil_div(height, 2), ceil_div(width, 2)
+    total, late, into = conv(height, width, 3, 64, 7), 0, 64
+    height, width = ceil_div(height, 2), ceil_div(width, 2)
     for layer, (blocks, channels, stride) in enumerate([(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 1)]):
         for block in range(blocks):
             step = stride if block == 0 else 1
             before = conv(height, width, into, channels)
-            height, width = up(height, step), up(width, step)
+            height, width = ceil_div(height, step), ceil_div(width, step)
             after = conv(height, width, channels, channels, 3) + conv(height, width, channels, 4 * channels)
             if block == 0:
                 after += conv(height, width, into, 4 * channels)
@@ -133,7 +137,7 @@ def resnet50(height, width):
 
 def irn_heads(height, width):
     """The edge and displacement layers of IRN, which learn (SPEC 8.1)."""
-    cells = [(up(height, by), up(width, by)) for by in (4, 4, 8, 16, 16)]
+    cells = [(ceil_div(height, by), ceil_div(width, by)) for by in (4, 4, 8, 16, 16)]
     depths = (64, 256, 512, 1024, 2048)
     edge = sum(conv(*cell, depth, 32) for cell, depth in zip(cells, depths))
     shift = sum(conv(*cell, depth, out) for cell, depth, out in zip(cells, depths, (64, 128, 256, 256, 256)))
@@ -146,17 +150,18 @@ def deit_small(tokens):
 
 
 def orandnet(height, width, padding):
-    """FCN-8s over VGG16 on one map (SPEC 6.1). With `padding` 100 as in training; refining computes a window (nn/refiner.rs): 30."""
+    """FCN-8s over VGG16 on one map (SPEC 6.1). `padding` is 100 in training; refining computes a window, about 30
+    (src/nn/refiner.rs)."""
     total, into = 0, 1
     framed = [height + 198, width + 198]
     height, width = height + 2 * padding - 2, width + 2 * padding - 2
     for group, (layers, channels) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)]):
         if group == 4:
-            height, width = (up(side, 16) for side in framed)
+            height, width = (ceil_div(side, 16) for side in framed)
         for _ in range(layers):
             total += conv(height, width, into, channels, 3)
             into = channels
-        height, width = up(height, 2), up(width, 2)
+        height, width = ceil_div(height, 2), ceil_div(width, 2)
     return total + conv(height - 6, width - 6, 512, 4096, 7) + conv(height - 6, width - 6, 4096, 4096)
 
 
@@ -165,7 +170,7 @@ def resnet38(height, width, classes):
     total = conv(height, width, 3, 64, 3)
     into = 64
     for blocks, middle, out, stride in [(3, 128, 128, 2), (3, 256, 256, 2), (6, 512, 512, 2), (3, 512, 1024, 1)]:
-        height, width = up(height, stride), up(width, stride)
+        height, width = ceil_div(height, stride), ceil_div(width, stride)
         for block in range(blocks):
             total += conv(height, width, into, middle, 3) + conv(height, width, middle, out, 3)
             if block == 0:
@@ -199,7 +204,8 @@ class DataSet:
     width: int
     photograph: float  # bytes
     files: int  # data files per image that are known by digest
-    listed: int  # names of folders that every job lists
+    listed: int  # names in the folders that every job lists
+    described: float = 0.0  # bytes of files of instances, which every job parses
     taught: int = 0  # images that trainings see, 0 for all
 
     @property
@@ -207,17 +213,17 @@ class DataSet:
         return self.height * self.width
 
 
-# VOC: SPEC 11 (splits, classes per image); 1.9 GB of photographs in 17,125 files, 113 kB each. COCO: SPEC 11; 13.5 GB in 82,783 files;
-# 2.9 classes per image and 640 x 480 are assumed. The large set is VOC's pipeline on ten million photographs like VOC's.
+# VOC: splits and classes per image from SPEC 11; 1.9 GB of photographs in 17,125 files. COCO: SPEC 11; 13.5 GB in 82,783 files; 2.9
+# classes per image, 640 x 480, and 0.48 GB of instances are assumed. The large set: VOC's pipeline, and ten million such photographs.
 VOC = DataSet("VOC", "voc_amn_mct_train.toml", 10_582, 1_464, 1_449, 1.56, 21, 375, 500, 113e3, 2, 6 * 17_125)
-COCO = DataSet("COCO", "coco_amn_mct.toml", 82_081, 82_081, 40_137, 2.9, 81, 480, 640, 163e3, 4, 2 * 82_783 + 40_504)
-LARGE = DataSet("10 million", "voc_amn_mct_train.toml", 10_000_000, 1_464, 1_449, 1.56, 21, 375, 500, 113e3, 2, 2 * 10_000_000)
+COCO = DataSet("COCO", "coco_amn_mct.toml", 82_081, 82_081, 40_137, 2.9, 81, 480, 640, 163e3, 3, 2 * 82_783 + 40_504, 0.48e9)
+LARGE = dataclasses.replace(VOC, name="10 million", images=10_000_000, listed=2 * 10_000_000)
 TAUGHT = dataclasses.replace(LARGE, name="10 million, trainings on 82,081", taught=82_081)
 
 
 def shards_of(images):
     """As `buckets_for` in src/store/manifest.rs."""
-    return 1 << max(0, (up(images, 48) - 1).bit_length())
+    return 1 << max(0, (ceil_div(images, 48) - 1).bit_length())
 
 
 # Stages
@@ -249,7 +255,7 @@ class Stage:
 
 
 def build(data, site, trainings=1):
-    """Returns the stages of a pipeline by name. With `trainings` n, trainings run n times as fast: what n cards would do at best."""
+    """Returns the stages of a pipeline by name. With `trainings` n, trainings run n times as fast, as n cards would do at best."""
     text = tomllib.loads((PIPELINES / data.pipeline).read_text())
     stages = {}
     for name, table in text["stages"].items():
@@ -273,7 +279,6 @@ def stage_of(name, table, data, site, made, trainings):
 
     def per_image(device=0.0, host=0.0, alone=0.0, written=0.0, photograph=True, network=None):
         read = sum(made[one].kept / made[one].images for one in above if not made[one].whole)
-        # A set of val's images reads nothing of the training set.
         stage.device, stage.host, stage.alone = device, host, alone
         stage.asked = stage.fetched = read + data.photograph * photograph
         stage.written, stage.opened = written, float(photograph)
@@ -281,7 +286,7 @@ def stage_of(name, table, data, site, made, trainings):
         stage.kept = written * images
 
     def train(macs_forward, macs_backward, samples, host, network, state, maps_read=(), passes=0.0):
-        """`state`: copies of the weights in a checkpoint. `maps_read`: sets of which each sample's shard is read, unless they are small."""
+        """`state`: copies of the weights in a checkpoint; `maps_read`: sets whose shard each sample reads, unless they are small."""
         stage.device = (flop(macs_forward + 2 * macs_backward) * samples + passes) / trainings
         stage.host = host * samples
         stage.kept = 4 * PARAMETERS[network]
@@ -316,7 +321,7 @@ def stage_of(name, table, data, site, made, trainings):
     taught = data.taught or data.images
     if kind.startswith("dataset."):
         per_image(host=site.dataset, written=site.entry_bytes)
-        stage.opened = data.files
+        stage.opened = min(data.files, 2)  # photograph and annotation
     elif kind == "weights.import":
         stage.kept = stage.written = stage.asked = stage.fetched = 4 * IMPORTED[table["arch"]]
     elif kind == "cam.import":
@@ -353,10 +358,13 @@ def stage_of(name, table, data, site, made, trainings):
         per_image(flop(data.labels * orandnet(*size, 30)), 0.0, 2 * maps * site.code, cams, photograph=False, network="orandnet")
     elif kind == "irn.propagate":
         pad = table.get("pad_to", 512)
-        padded = [up(side, pad) * pad for side in size]
+        padded = [ceil_div(side, pad) * pad for side in size]
         per_image(
-            flop(2 * (resnet50(*padded)[0] + irn_heads(*padded))), view(1) + maps * site.walk, 2 * maps * site.code,
-            maps * site.score_bytes, network="irn",
+            flop(2 * (resnet50(*padded)[0] + irn_heads(*padded))),
+            view(1) + maps * site.walk,
+            2 * maps * site.code,
+            maps * site.score_bytes,
+            network="irn",
         )
     elif kind == "segment.predict":
         scales = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -420,12 +428,12 @@ def tasks(stage, site, cards):
     if stage.whole:
         return [1]
     most = int(site.array) or min(64, cards)
-    parts = max(1, min(up(stage.shards, int(site.shards)), most))
+    parts = max(1, min(ceil_div(stage.shards, int(site.shards)), most))
     return [stage.shards // parts + (part < stage.shards % parts) for part in range(parts)]
 
 
 def look(stages, stage, data, site, looks=True):
-    """What every job does before it works: it asks for each shard of each stage above, lists the data, reads manifests (src/cli/exec.rs).
+    """What every job does before it works: asks for each shard of each stage above, lists data, reads manifests (src/cli/exec.rs).
     Without `looks` it takes records for what they say, which the program does not do."""
     above = ancestors(stages, stage.name)
     cores = site.gpu_cores if stage.card else site.cpu_cores
@@ -447,7 +455,9 @@ def look(stages, stage, data, site, looks=True):
     if not stage.whole:
         read += stage.weights
     everything = operations + row
-    return Phase(site.shows + images * site.look_cpu, everything, read, everything / (operations / cores + row))
+    parsed = data.described / site.parse if sets else 0.0
+    read += data.described if sets else 0.0
+    return Phase(site.shows + images * site.look_cpu + parsed, everything, read, everything / (operations / cores + row))
 
 
 def work(stage, shards, claims, site):
@@ -460,12 +470,14 @@ def work(stage, shards, claims, site):
     operations = site.ops_shard + len(stage.above) + images * stage.opened
     operations += site.claim_lists * (claims / site.list_entries)
     moved = images * (stage.fetched + stage.written) + site.shard_record
+    if stage.weights > site.page_cache:
+        moved += stage.weights
     if stage.card:
         # One shard at a time; two images side by side, so that the host's part of one overlaps with the card's of the other.
         seconds = stage.weights / site.weights + images * (max(stage.device, stage.host / 2) + stage.alone)
         return Phase(seconds, operations, moved, 1)
     # As many shards at a time as there are cores.
-    rounds = up(shards, cores) / shards
+    rounds = ceil_div(shards, cores) / shards
     return Phase(images * stage.host * rounds, operations, moved, 1 / rounds)
 
 
@@ -506,13 +518,13 @@ class Result:
     operations: float
     bytes: float
     path: list
-    most: tuple
+    most: tuple  # jobs without a card and with one at a time, operations and bytes a second
     units: dict
 
 
 def share(groups, site):
-    """Sets the speed of each group: where all together ask for more than the file system does, every operation, or every byte, takes as
-    much longer as it must."""
+    """Sets the speed of each group: where all together ask for more than the file system does, every operation, or every byte,
+    takes as much longer as it must."""
     slow = [1.0, 1.0]
     demand = (lambda phase: phase.operations, lambda phase: phase.bytes)
     limits = (site.operations, site.bandwidth)
@@ -565,7 +577,7 @@ def simulate(data, site, cards, trainings=1, looks=True):
     parts = {name: tasks(stage, site, cards) for name, stage in stages.items()}
     open_tasks = {name: len(shards) for name, shards in parts.items()}
     groups, ready, begun, ended, why = {}, {}, {}, {}, {}
-    held, device, units, most = 0.0, 0.0, dict.fromkeys(stages, 0), [0, 0]
+    held, device, units, most = 0.0, 0.0, dict.fromkeys(stages, 0), [0, 0, 0.0, 0.0]
     start = Phase(site.start, 0.0, 0.0, 1)
 
     def open_stage(name):
@@ -600,13 +612,16 @@ def simulate(data, site, cards, trainings=1, looks=True):
             while free[card] and waiting[card]:
                 _, part, name = heapq.heappop(waiting[card])
                 free[card] -= 1
-                most[card] = max(most[card], cards - free[card])
                 begun.setdefault(name, now)
                 enter(name, part, "start")
         active = [group for group in groups.values() if group.ends]
         if not active:
             break
         share(active, site)
+        seen = [sum(len(group.ends) for (name, *_), group in groups.items() if stages[name].card == card) for card in (False, True)]
+        for demand in (lambda phase: phase.operations, lambda phase: phase.bytes):
+            seen.append(sum(group.speed * len(group.ends) * demand(group.phase) for group in active))
+        most = list(map(max, most, seen))
         step = min((group.ends[0][0] - group.done) / group.speed for group in active)
         now += step
         held += step * (cards - free[True])
@@ -666,7 +681,7 @@ def least(data, site, cards, trainings=1, looks=True):
 
 
 def totals(data, site):
-    """Files, bytes read (asked for), fetched over the network, and written by a whole run; what jobs do before they work is not in it."""
+    """Files, bytes read, of these fetched over the network, and written by a run, without what jobs do before they work."""
     stages = build(data, site).values()
     files = asked = fetched = written = 0.0
     for stage in stages:
@@ -730,11 +745,28 @@ def tables():
     for data in SETS:
         files, asked, fetched, written = totals(data, site)
         kept = sum(stage.kept for stage in build(data, site).values())
-        rows.append((data.name, f"{data.images:,}", f"{shards_of(data.images):,}", number(files),
-                     *(number(moved) + "B" for moved in (kept, written, asked, fetched))))
-    table(("set", "images", "shards", "files kept", "kept", "written, checkpoints included", "read", "of that over the network"), rows)
+        rows.append(
+            (
+                data.name,
+                f"{data.images:,}",
+                f"{shards_of(data.images):,}",
+                number(files),
+                *(number(moved) + "B" for moved in (kept, written, asked, fetched)),
+            )
+        )
+    table(
+        ("set", "images", "shards", "files kept", "kept", "written, checkpoints included", "read", "of that over the network"), rows
+    )
     print("### Time\n")
-    head = ("GPUs", "time", "GPUs busy", "operations on names", "bytes of the file system", "longest stage of the critical path", "trainings' share")
+    head = (
+        "GPUs",
+        "time",
+        "GPUs busy",
+        "operations on names",
+        "over the network",
+        "longest stage of the critical path",
+        "trainings",
+    )
     for data in SETS:
         print(f"{data.name}\n")
         table(head, size_rows(data, site))
@@ -756,13 +788,23 @@ def tables():
     for name, change in changes.items():
         change = dict(change)
         at = Site(array=change.pop("array", 0))
-        rows.append((name, *(span(simulate(data, at, cards, **change).seconds) for data in (VOC, COCO, TAUGHT) for cards in (64, 512))))
+        rows.append(
+            (name, *(span(simulate(data, at, cards, **change).seconds) for data in (VOC, COCO, TAUGHT) for cards in (64, 512)))
+        )
     table(("", *(f"{data.name}, {cards}" for data in (VOC, COCO, TAUGHT) for cards in (64, 512))), rows)
     print("### Sensitivity\n")
     cases = ((VOC, 8), (COCO, 64), (TAUGHT, 64), (TAUGHT, 512))
     rows = [("as assumed", *(span(simulate(data, site, cards).seconds) for data, cards in cases))]
-    for name, factors in (("gpu", (0.5, 2)), ("bandwidth", (0.2, 5)), ("operations", (0.25, 4)), ("latency", (4, 0.25)),
-                          ("start", (10, 0.2)), ("cpu_cores", (0.5, 4)), ("weights", (0.25, 4)), ("page_cache", (0, 10))):
+    for name, factors in (
+        ("gpu", (0.5, 2)),
+        ("bandwidth", (0.2, 5)),
+        ("operations", (0.25, 4)),
+        ("latency", (4, 0.25)),
+        ("start", (10, 0.2)),
+        ("cpu_cores", (0.5, 4)),
+        ("weights", (0.25, 4)),
+        ("page_cache", (0, 10)),
+    ):
         for factor in factors:
             other = Site(**{name: INPUTS[name].value * factor})
             rows.append((f"`{name}` x {factor:g}", *(span(simulate(data, other, cards).seconds) for data, cards in cases)))
@@ -780,9 +822,18 @@ def show_stages():
         rows = []
         for stage in build(data, site).values():
             number_of = 1 if stage.whole else stage.images
-            rows.append((f"`{stage.name}`", stage.kind, f"{stage.shards:,}", span(stage.device * number_of), span((stage.host + stage.alone) * number_of),
-                         number(stage.asked * number_of + stage.weights * stage.shards * (not stage.whole)) + "B", number(stage.fetched * number_of) + "B",
-                         number(stage.written * number_of) + "B"))
+            rows.append(
+                (
+                    f"`{stage.name}`",
+                    stage.kind,
+                    f"{stage.shards:,}",
+                    span(stage.device * number_of),
+                    span((stage.host + stage.alone) * number_of),
+                    number(stage.asked * number_of + stage.weights * stage.shards * (not stage.whole)) + "B",
+                    number(stage.fetched * number_of) + "B",
+                    number(stage.written * number_of) + "B",
+                )
+            )
         table(("stage", "kind", "shards", "GPU time", "core time", "read", "fetched", "written"), rows)
 
 
@@ -799,25 +850,45 @@ def check():
                     result = simulate(data, site, cards, looks=looks)
                     assert result == simulate(data, site, cards, looks=looks), "the same every time"
                     longest, slots = least(data, site, cards, looks=looks)
+                    stages = result.stages
                     where = (data.name, cards, looks)
                     assert result.seconds >= longest * (1 - 1e-9), ("shorter than the critical path", where)
                     assert result.seconds >= slots[True] / cards * (1 - 1e-9), ("more work than the cards can do", where)
-                    assert max(result.most) <= cards, ("more jobs than slots", where)
-                    stages = result.stages
-                    assert all(result.units[name] == stage.shards for name, stage in stages.items()), ("shards lost or done twice", where)
+                    assert max(result.most[:2]) <= cards, ("more jobs than slots", where)
+                    for card in (False, True):
+                        jobs = max(len(tasks(stage, site, cards)) for stage in stages.values() if stage.card == card)
+                        assert result.most[card] >= min(cards, jobs), ("a slot was never used", where)
+                    limits = (site.operations, site.bandwidth)
+                    assert all(seen <= 1.001 * limit for seen, limit in zip(result.most[2:], limits)), (
+                        "more than the file system does",
+                        where,
+                    )
+                    assert all(result.units[name] == stage.shards for name, stage in stages.items()), (
+                        "shards lost or done twice",
+                        where,
+                    )
                     device = sum(stage.device * (1 if stage.whole else stage.images) for stage in stages.values())
-                    assert near(result.device, device) and device <= result.held * (1 + 1e-9) <= cards * result.seconds * (1 + 1e-6), where
+                    assert near(result.device, device) and device <= result.held * (1 + 1e-9) <= cards * result.seconds * (
+                        1 + 1e-6
+                    ), where
                     for name, stage in stages.items():
-                        assert all(result.ended[above] <= result.begun[name] for above in stage.above), ("begun too early", where, name)
+                        assert all(result.ended[above] <= result.begun[name] for above in stage.above), (
+                            "begun too early",
+                            where,
+                            name,
+                        )
                     # Nothing that jobs move gets lost.
                     operations, moved = first_look(data, site)[1:]
-                    for name, stage in stages.items():
+                    for stage in stages.values():
                         parts = tasks(stage, site, cards)
                         assert sum(parts) == stage.shards and max(parts) - min(parts) <= 1
                         operations += stage.shards
                         for shards in parts:
                             under_way = min(len(parts), cards) * (1 if stage.card else min(site.cpu_cores, shards))
-                            for units, phase in ((1, look(stages, stage, data, site, looks)), (shards, work(stage, shards, under_way, site))):
+                            for units, phase in (
+                                (1, look(stages, stage, data, site, looks)),
+                                (shards, work(stage, shards, under_way, site)),
+                            ):
                                 operations += units * phase.operations
                                 moved += units * phase.bytes
                         if not stage.whole:
