@@ -4,6 +4,8 @@
 //! times, which is the same product in another order, in time and memory linear in the number of pixels. One thread; images side
 //! by side are the caller's business.
 
+use std::ops::Range;
+
 use super::Maps;
 use super::cam::divide_by_max;
 use super::paths::{PairPath, paths};
@@ -88,6 +90,9 @@ const BLOCK: usize = 16;
 /// Bytes of weights that steps in flight may need at once: what is left of a small second-level cache.
 const CACHE: usize = 384 << 10;
 
+/// Fewer steps in flight than this fetch the weights of wide maps too often: rows are then swept in strips.
+const FEWEST_IN_FLIGHT: usize = 4;
+
 /// The random walk's transition: each pixel becomes the weighted mean of its neighbours and itself.
 ///
 /// A step is y = (W x) / s with the symmetric W of affinities to the power of beta, ones on its diagonal, and s = W 1 (SPEC 8.6). It
@@ -109,7 +114,7 @@ pub struct Transition {
     directions: Vec<Direction>,
     /// Per row, direction and place the affinity to that neighbour; zero if either is outside.
     weights: Vec<f32>,
-    /// Per place 1 / s; zero outside the image, so that what a block computes beyond a narrow row stays zero.
+    /// Per place 1 / s; zero outside the image.
     inverse_sums: Vec<f32>,
 }
 
@@ -246,35 +251,61 @@ impl Transition {
     /// Takes all steps, several in one sweep over the rows: while the weights of some rows are in cache, each step in flight does one
     /// row, `reach` rows behind the step before it, whose results it needs from there on. The row that it overwrites is then the
     /// last that the step before it has read.
+    ///
+    /// Rows too wide for that are swept in strips from left to right, and each step in flight does its part of a row `reach` columns
+    /// to the left of the step before it, for the same two reasons. No pixel is computed twice.
     #[inline(always)]
     fn sweep_here<const PAIRED: bool>(&self, one: &mut Planes, other: &mut Planes, steps: usize) {
-        let window = (self.directions.len() * self.stride * size_of::<f32>() * self.reach).max(1);
+        let strip = self.strip();
+        // Of each row that a step in flight still needs the weights take this much.
+        let window = (self.directions.len() * strip.min(self.stride) * size_of::<f32>() * self.reach).max(1);
         let together = (CACHE / window).saturating_sub(1).clamp(1, 16);
         let mut done = 0;
         while done < steps {
             let flight = together.min(steps - done);
-            for front in 0..self.height + (flight - 1) * self.reach {
-                for step in 0..flight {
-                    let Some(row) = front.checked_sub(step * self.reach).filter(|&row| row < self.height) else {
-                        continue;
-                    };
-                    self.step_row::<PAIRED>(one, other, (done + step) % 2, row);
+            let behind = (flight - 1) * self.reach;
+            // The last step in flight is the last to come to the end of a row.
+            for left in (0..self.width + behind).step_by(strip) {
+                for front in 0..self.height + behind {
+                    for step in 0..flight {
+                        let lag = step * self.reach;
+                        let Some(row) = front.checked_sub(lag).filter(|&row| row < self.height) else {
+                            continue;
+                        };
+                        let columns = left.saturating_sub(lag)..(left + strip).saturating_sub(lag).min(self.width);
+                        self.step_row::<PAIRED>(one, other, (done + step) % 2, row, columns);
+                    }
                 }
             }
             done += flight;
         }
     }
 
-    /// One step of one row, from the planes `source` to the others.
+    /// Returns how many columns are swept at a time: all, if the weights of some steps in flight then stay in cache.
+    fn strip(&self) -> usize {
+        let column = (self.directions.len() * size_of::<f32>() * self.reach).max(1);
+        let fits = |steps: usize| CACHE / (column * (steps + 1));
+        if self.stride <= fits(FEWEST_IN_FLIGHT) {
+            // Longer than any row with what is in flight behind it.
+            return usize::MAX / 2;
+        }
+        (fits(2 * FEWEST_IN_FLIGHT) / BLOCK * BLOCK).max(4 * BLOCK)
+    }
+
+    /// One step of some columns of one row, from the planes `source` to the others.
     #[inline(always)]
-    fn step_row<const PAIRED: bool>(&self, one: &mut Planes, other: &mut Planes, source: usize, row: usize) {
+    fn step_row<const PAIRED: bool>(
+        &self,
+        one: &mut Planes,
+        other: &mut Planes,
+        source: usize,
+        row: usize,
+        columns: Range<usize>,
+    ) {
         let (from, to) = before_and_after(one, source);
         let (from_other, to_other) = before_and_after(other, source);
         let (values, weights) = (self.value_row(row), self.weight_row(row, 0));
-        // The last block ends with the row, and may do some pixels twice.
-        let end = self.width.max(BLOCK);
-        for column in (0..end).step_by(BLOCK) {
-            let column = column.min(end - BLOCK);
+        for column in columns.clone().step_by(BLOCK) {
             let at = values + column;
             let (centre, centre_other) = (block(from, at), block(from_other, at));
             let mut sums = [0.0; BLOCK];
@@ -290,9 +321,11 @@ impl Transition {
                 weight += self.stride;
             }
             let inverse = block(&self.inverse_sums, at);
-            finish(centre, &sums, inverse, &mut to[at..at + BLOCK]);
+            // What the last block computes beyond its columns is another row's or another strip's, and is not written.
+            let kept = BLOCK.min(columns.end - column);
+            finish(centre, &sums, inverse, &mut to[at..at + kept]);
             if PAIRED {
-                finish(centre_other, &sums_other, inverse, &mut to_other[at..at + BLOCK]);
+                finish(centre_other, &sums_other, inverse, &mut to_other[at..at + kept]);
             }
         }
     }
@@ -345,8 +378,11 @@ fn accumulate(
 
 #[inline(always)]
 fn finish(centre: &[f32; BLOCK], sums: &[f32; BLOCK], inverse: &[f32; BLOCK], to: &mut [f32]) {
-    for (lane, to) in to.iter_mut().enumerate() {
-        *to = centre[lane] + sums[lane] * inverse[lane];
+    let stepped: [f32; BLOCK] = std::array::from_fn(|lane| centre[lane] + sums[lane] * inverse[lane]);
+    match to.first_chunk_mut() {
+        // Of a known length, it is two vectors.
+        Some(all) => *all = stepped,
+        None => to.copy_from_slice(&stepped[..to.len()]),
     }
 }
 

@@ -352,10 +352,12 @@ impl Stage for Sleep {
         let text = everything(ctx)?;
         let started = Instant::now();
         let mut told = 0;
-        while started.elapsed().as_secs_f64() < params.seconds {
+        // The share is taken once a round, so that the last one tells what is left however late it comes.
+        let mut share = if params.seconds > 0.0 { 0.0 } else { 1.0 };
+        while share < 1.0 {
             ctx.check_cancelled()?;
             std::thread::sleep(Duration::from_millis(2));
-            let share = (started.elapsed().as_secs_f64() / params.seconds).min(1.0);
+            share = (started.elapsed().as_secs_f64() / params.seconds).min(1.0);
             while told < (share * params.steps.0 as f64) as usize {
                 told += 1;
                 ctx.metric("loss", told, 1.0 / told as f64);
