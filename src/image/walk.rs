@@ -91,7 +91,7 @@ const BLOCK: usize = 16;
 const CACHE: usize = 384 << 10;
 
 /// Fewer steps in flight than this fetch the weights of wide maps too often: rows are then swept in strips.
-const FEWEST_IN_FLIGHT: usize = 4;
+const FEWEST_IN_FLIGHT: usize = 2;
 
 /// The random walk's transition: each pixel becomes the weighted mean of its neighbours and itself.
 ///
@@ -289,7 +289,7 @@ impl Transition {
             // Longer than any row with what is in flight behind it.
             return usize::MAX / 2;
         }
-        (fits(2 * FEWEST_IN_FLIGHT) / BLOCK * BLOCK).max(4 * BLOCK)
+        (fits(FEWEST_IN_FLIGHT + 1) / BLOCK * BLOCK).max(4 * BLOCK)
     }
 
     /// One step of some columns of one row, from the planes `source` to the others.

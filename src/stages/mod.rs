@@ -25,6 +25,7 @@ mod mask_threshold;
 mod mctformer;
 #[cfg(feature = "nn")]
 mod orandnet;
+mod resize;
 #[cfg(feature = "nn")]
 mod room;
 #[cfg(feature = "nn")]
@@ -45,6 +46,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         &Listed::<dataset_coco::DatasetCoco>::NEW,
         &Listed::<dataset_folder::DatasetFolder>::NEW,
         &Listed::<dataset_synthetic::DatasetSynthetic>::NEW,
+        &Listed::<resize::Images>::NEW,
         &Listed::<weights_import::Import>::NEW,
         #[cfg(feature = "nn")]
         &Listed::<classifier::Train>::NEW,
@@ -72,6 +74,7 @@ pub fn catalog() -> &'static [&'static dyn StageKind] {
         #[cfg(feature = "nn")]
         &Listed::<irn::Propagate>::NEW,
         &Listed::<mask_threshold::MaskThreshold>::NEW,
+        &Listed::<resize::Masks>::NEW,
         &Listed::<threshold_search::ThresholdSearch>::NEW,
         #[cfg(feature = "nn")]
         &Listed::<segment::Train>::NEW,

@@ -34,6 +34,7 @@ mod predict;
 mod properties;
 mod remote;
 mod report;
+mod resize;
 mod results;
 mod rooms;
 mod run;

@@ -140,8 +140,9 @@ impl Bench {
     }
 
     /// Returns key and output of every stage, as a run on this machine with a cache of its own makes them.
-    fn local(&self) -> BTreeMap<String, Value> {
-        let output = self.bench.command(["run", "pipeline.toml", "--json", "--cache", "local"]).output();
+    fn local<'a>(&self, more: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, Value> {
+        let start = ["run", "pipeline.toml", "--json", "--cache", "local"];
+        let output = self.bench.command(start.into_iter().chain(more)).output();
         let output = output.expect("the program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         outputs(&serde_json::from_slice(&output.stdout).expect("it is JSON"))
@@ -254,7 +255,7 @@ fn the_same_digests_as_without_it(cluster: &Cluster) {
     let bench = Bench::new(cluster, "same", SHAPES);
     let first = bench.run(["--device", "fake:0"]);
     assert_eq!((first.code, first.statuses()), (Some(0), BTreeSet::from(["ran"])), "{first:?}");
-    assert_eq!(outputs(&first.object), bench.local());
+    assert_eq!(outputs(&first.object), bench.local([]));
     // Four shards of four stages in two tasks each, and four whole ones.
     bench.assert_actions(4 * 4 + 4);
     assert_eq!(bench.events("action.done", "long")[0]["device"], "fake:0");
@@ -273,6 +274,28 @@ fn the_same_digests_as_without_it(cluster: &Cluster) {
     assert_eq!((third.status("one"), third.status("both")), ("ran", "cached"), "{third:?}");
     let object = bench.bench.run_json(["--set", "stages.one.note=1"]).0;
     assert_eq!(outputs(&third.object), outputs(&object), "a run on this machine finds everything");
+}
+
+/// The whole method on few images and with short trainings: weights, maps, masks and scores are those of a run without Slurm.
+#[cfg(feature = "nn")]
+fn the_demo_as_without_it(cluster: &Cluster) {
+    let demo = include_str!("../../pipelines/demo.toml");
+    let bench = Bench::new(cluster, "demo", &demo.replace("name = \"demo\"", "name = \"shapes\""));
+    let less = [
+        "train.count=40",
+        "val.count=12",
+        "resnet.epochs=1",
+        "vit.epochs=1",
+        "orandnet.steps=10",
+        "irn.epochs=1",
+        "segmenter.epochs=2",
+    ];
+    let less: Vec<String> = less.iter().map(|value| format!("stages.{value}")).collect();
+    let less: Vec<&str> = less.iter().flat_map(|value| ["--set", value]).collect();
+    let ended = bench.run(less.iter().copied());
+    assert_eq!((ended.code, ended.statuses()), (Some(0), BTreeSet::from(["ran"])), "{ended:?}");
+    assert!(!ended.object["metrics"]["score_val"]["miou"].is_null(), "{}", ended.object);
+    assert_eq!(outputs(&ended.object), bench.local(less));
 }
 
 fn a_failure_is_told_and_the_rest_goes_on(cluster: &Cluster) {
@@ -301,7 +324,7 @@ fn a_killed_job_is_submitted_again_and_goes_on(cluster: &Cluster) {
     let ended = Ended::of(child);
     assert_eq!((ended.code, ended.statuses()), (Some(0), BTreeSet::from(["ran"])), "{ended:?}");
     assert!(ended.stderr.contains("without a result; it is submitted again"), "{}", ended.stderr);
-    assert_eq!(outputs(&ended.object), bench.local());
+    assert_eq!(outputs(&ended.object), bench.local([]));
     let firsts: Vec<f64> =
         bench.events("step.metric", "long").iter().filter_map(|event| event["value"].as_f64()).collect();
     assert!(firsts.iter().any(|first| *first > 0.0), "it went on from a checkpoint: {firsts:?}");
@@ -318,7 +341,7 @@ fn a_cancelled_job_fails_its_stage(cluster: &Cluster) {
     assert!(ended.stderr.contains("was cancelled"), "{}", ended.stderr);
     let again = bench.run([]);
     assert_eq!((again.code, again.status("long")), (Some(0), "ran"), "{again:?}");
-    assert_eq!(outputs(&again.object), bench.local());
+    assert_eq!(outputs(&again.object), bench.local([]));
 }
 
 fn a_job_at_its_time_limit_goes_back_into_the_queue(cluster: &Cluster) {
@@ -328,7 +351,7 @@ fn a_job_at_its_time_limit_goes_back_into_the_queue(cluster: &Cluster) {
     let ended = bench.run(set);
     assert_eq!((ended.code, ended.statuses()), (Some(0), BTreeSet::from(["ran"])), "{ended:?}");
     assert!(ended.stderr.contains("goes back into the queue"), "{}", ended.stderr);
-    assert_eq!(outputs(&ended.object), bench.local());
+    assert_eq!(outputs(&ended.object), bench.local([]));
     let starts = bench.events("step.started", "long").len();
     assert!(starts >= 2, "{starts}");
     bench.assert_actions(20);
@@ -345,7 +368,7 @@ fn an_interrupted_run_cancels_its_jobs(cluster: &Cluster) {
     assert!(cluster.jobs(&bench, "score").is_empty());
     let again = bench.run([]);
     assert_eq!((again.code, again.status("long"), again.status("both")), (Some(0), "ran", "cached"), "{again:?}");
-    assert_eq!(outputs(&again.object), bench.local());
+    assert_eq!(outputs(&again.object), bench.local([]));
     let firsts: Vec<f64> =
         bench.events("step.metric", "long").iter().filter_map(|event| event["value"].as_f64()).collect();
     assert!(firsts.iter().any(|first| *first > 0.0), "{firsts:?}");
@@ -361,7 +384,7 @@ fn a_coordinator_may_end_and_be_started_again(cluster: &Cluster) {
     let ended = bench.run(SLOW);
     assert_eq!((ended.code, ended.status("both"), ended.status("long")), (Some(0), "cached", "ran"), "{ended:?}");
     assert!(ended.stderr.contains(&format!("long: has job {job} already")), "{}", ended.stderr);
-    assert_eq!(outputs(&ended.object), bench.local());
+    assert_eq!(outputs(&ended.object), bench.local([]));
     bench.assert_actions(20);
 
     // Nobody has to be there at all.
@@ -378,7 +401,7 @@ fn two_coordinators_do_everything_once(cluster: &Cluster) {
     let two = [bench.start(SLOW), bench.start(SLOW)].map(Ended::of);
     for ended in &two {
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert_eq!(outputs(&ended.object), bench.local());
+        assert_eq!(outputs(&ended.object), bench.local([]));
     }
     bench.assert_actions(20);
     let submitted = two.iter().filter(|ended| ended.stderr.contains("long: has job ")).count();
@@ -421,7 +444,7 @@ fn a_node_that_fails_is_replaced(cluster: &Cluster) {
     cluster.ask("scontrol", &["update", &format!("nodename={node}"), "state=down", "reason=test"]);
     let ended = Ended::of(child);
     assert_eq!((ended.code, ended.statuses()), (Some(0), BTreeSet::from(["ran"])), "{ended:?}");
-    assert_eq!(outputs(&ended.object), bench.local());
+    assert_eq!(outputs(&ended.object), bench.local([]));
     let firsts: Vec<f64> =
         bench.events("step.metric", "long").iter().filter_map(|event| event["value"].as_f64()).collect();
     assert!(firsts.iter().any(|first| *first > 0.0), "it went on elsewhere: {firsts:?}");
@@ -442,7 +465,7 @@ fn pipelines_run_through_a_real_slurm() {
     }
     // One of them loses a node.
     let [cluster, doomed] = [Cluster::start(), Cluster::start()];
-    let together: [(&str, Scenario); 10] = [
+    let together: &[(&str, Scenario)] = &[
         ("failed node", a_node_that_fails_is_replaced),
         ("time limit", a_job_at_its_time_limit_goes_back_into_the_queue),
         ("same digests", the_same_digests_as_without_it),
@@ -453,6 +476,8 @@ fn pipelines_run_through_a_real_slurm() {
         ("restart", a_coordinator_may_end_and_be_started_again),
         ("two coordinators", two_coordinators_do_everything_once),
         ("sweep", a_sweep_is_a_plan_like_any_other),
+        #[cfg(feature = "nn")]
+        ("demo", the_demo_as_without_it),
     ];
     let only = std::env::var("ORANDFLOW_SLURM_ONLY").unwrap_or_default();
     let meant = |name: &str| only.is_empty() || name == only;
@@ -462,8 +487,10 @@ fn pipelines_run_through_a_real_slurm() {
         say(format!("{name}: {:.1} s", clock.elapsed().as_secs_f64()));
     };
     let failed: Vec<&str> = std::thread::scope(|scope| {
-        let threads =
-            together.map(|(name, scenario)| (name, meant(name).then(|| scope.spawn(move || timed(name, scenario)))));
+        let threads: Vec<_> = together
+            .iter()
+            .map(|&(name, scenario)| (name, meant(name).then(|| scope.spawn(move || timed(name, scenario)))))
+            .collect();
         threads
             .into_iter()
             .filter_map(|(name, thread)| thread.is_some_and(|thread| thread.join().is_err()).then_some(name))
