@@ -9,6 +9,9 @@ use super::overrides::{list, merge};
 use super::texts::Texts;
 use crate::diag::{Diagnostic, nearest};
 
+/// So many stages may be like one another in a row.
+const DEEPEST: usize = 100;
+
 /// The stages as they are after everybody has taken what they take.
 struct Inheritance<'a, 'text> {
     texts: &'a Texts,
@@ -66,6 +69,11 @@ impl<'text> Inheritance<'_, 'text> {
             path.extend([name, other]);
             let title = format!("stage `{name}` cannot be like itself: `{}`", path.join(" -> "));
             self.faults.push(Diagnostic::new(title).at(span, ""));
+            return own.clone();
+        }
+        if self.open.len() >= DEEPEST {
+            let title = format!("more than {DEEPEST} stages are like one another in a row");
+            self.faults.push(Diagnostic::new(title).at(span, "the last of them"));
             return own.clone();
         }
         if !self.stages.contains_key(other) {

@@ -475,6 +475,26 @@ bogus = 3
 }
 
 #[test]
+fn a_sweep_without_end_is_refused_before_it_is_expanded() {
+    let ten = (0..10).map(|seed| seed.to_string()).collect::<Vec<_>>().join(", ");
+    let grid = |axes: usize| {
+        let axis = |index: usize| format!("\"vars.v{index}\" = [{ten}]\n");
+        let variables = (0..axes).map(|index| format!("v{index} = 0\n")).collect::<String>();
+        let axes = (0..axes).map(axis).collect::<String>();
+        format!("base = \"../base.toml\"\n[vars]\n{variables}[sweep.grid]\n{axes}")
+    };
+    let said = complaint(&grid(12), &[]);
+    assert!(said.contains("error: the sweep has more than 1000000 combinations\n"), "{said}");
+    let said = complaint(&grid(5), &[]);
+    assert!(said.contains("error: the sweep has more than 10000 points\n"), "{said}");
+    let said = complaint(&format!("base = \"../base.toml\"\n[sweep]\nseeds = [{}0]\n", "1, ".repeat(10_000)), &[]);
+    assert!(said.contains("error: the sweep has more than 10000 points\n"), "{said}");
+    let stages = (0..300).map(|index| format!("[stages.more{index}]\nkind = \"debug.concat\"\n")).collect::<String>();
+    let said = complaint(&format!("{}{stages}", grid(3)), &[]);
+    assert!(said.contains("error: the points of the sweep have more than 200000 stages together\n"), "{said}");
+}
+
+#[test]
 fn a_stage_may_be_like_another_one() {
     let bench = Workbench::new().pipeline(
         r#"
