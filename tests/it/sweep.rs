@@ -281,7 +281,6 @@ inputs = { a = "nap" }
         if ended.is_some_and(|status| status.success()) {
             break;
         }
-        assert_ne!(table(&bench), table(&whole));
         if interruptions % 2 == 0 {
             // It may have come to its end meanwhile.
             let _ = child.kill();
@@ -294,6 +293,8 @@ inputs = { a = "nap" }
         if ended.success() {
             break;
         }
+        // Looked at only now: on a busy machine the look may take longer than the rest of the sweep.
+        assert_ne!(table(&bench), table(&whole));
     }
     assert!(interruptions >= 4, "{interruptions}");
     assert_eq!(sweep(&bench, ["--jobs", "2"]).code, Some(0));
