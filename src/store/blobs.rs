@@ -93,11 +93,10 @@ impl Store {
     /// If they cannot be written; the message names the path.
     pub fn put(&self, bytes: &[u8], sync: bool) -> std::io::Result<Digest> {
         let digest = Digest::of(bytes);
-        if self.has(digest, bytes.len() as u64) {
-            // It counts as new, lest it be collected before somebody names it.
-            super::collect::renew(self.blob_path(digest));
-        } else {
-            self.write(&self.blob_path(digest), bytes, sync)?;
+        let path = self.blob_path(digest);
+        // One that is here counts as new, lest it be collected before somebody names it.
+        if !self.has(digest, bytes.len() as u64) || !super::collect::renew(&path) {
+            self.write(&path, bytes, sync)?;
         }
         self.arrived(digest);
         Ok(digest)

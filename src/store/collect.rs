@@ -6,7 +6,7 @@
 //! instead of half. What a run that is under way may need stays, as does what is pinned or asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -94,7 +94,14 @@ impl Store {
 
     /// Hears that a result was used.
     pub fn used(&self, key: Digest) {
-        renew(self.record_path(key));
+        let path = self.record_path(key);
+        if !renew(&path)
+            && let Ok(bytes) = std::fs::read(&path)
+        {
+            // Only its owner may set the time of a file; somebody else writes it once more. A cache that may only be read cannot
+            // be collected from here either.
+            let _ = self.write(&path, &bytes, false);
+        }
     }
 
     /// Hears that a result was found. A run counts on it from then on, long before it has done with it; whoever only looks does
@@ -298,7 +305,9 @@ impl Store {
     pub fn pin(&self, key: Digest, about: &str) -> std::io::Result<()> {
         self.write(&self.bucket().join("pins").join(key.hex()), about.as_bytes(), true)?;
         // Whoever collects just now and has not seen the pin sees this.
-        set_now(self.record_path(key));
+        if !set_now(&self.record_path(key)) {
+            self.used(key);
+        }
         Ok(())
     }
 
@@ -337,19 +346,15 @@ pub(super) fn listing_of(action: &[u8]) -> Option<Digest> {
     serde_json::from_slice::<Items>(action).ok()?.items
 }
 
-/// Sets the time of a file to now, if it is not young.
-pub(super) fn renew(path: PathBuf) {
+/// Sets the time of a file to now, if it is not young; says whether it is young then.
+pub(super) fn renew(path: &Path) -> bool {
     let young = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|age| age < RENEWED);
-    if std::fs::metadata(&path).and_then(|metadata| metadata.modified()).is_ok_and(young) {
-        return;
-    }
-    set_now(path);
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(young) || set_now(path)
 }
 
-/// Sets the time of a file to now.
-fn set_now(path: PathBuf) {
-    // A cache that may only be read cannot be collected from here either.
-    let _ = std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+/// Sets the time of a file to now, and says whether that could be done.
+fn set_now(path: &Path) -> bool {
+    std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
 }
 
 fn list(folder: PathBuf) -> Vec<PathBuf> {

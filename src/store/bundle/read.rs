@@ -269,7 +269,7 @@ impl Store {
         }
         // What is here already counts as new, lest it be collected before its record is written.
         for digest in needed.iter().filter(|digest| !staged.contains_key(digest)) {
-            crate::store::collect::renew(self.blob_path(*digest));
+            crate::store::collect::renew(&self.blob_path(*digest));
         }
         let staged: Vec<_> = staged.into_iter().filter(|(digest, _)| needed.contains(digest)).collect();
         let place = |(digest, (from, _)): &(Digest, (PathBuf, u64))| {
