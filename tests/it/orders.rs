@@ -66,12 +66,12 @@ fn some_file(bench: &Workbench, folder: &str, random: &mut ChaCha8Rng) -> Option
 /// Returns the bytes of the stage that reads all others, as whoever exports it gets them. One that is damaged is refused, and
 /// then made again.
 fn text(bench: &Workbench, sets: &[String; 2]) -> Vec<u8> {
-    let more = ["pipeline.toml", "--set", &sets[0], "--set", &sets[1]];
-    let export = || bench.run(["export", "text", "--to", "out"].into_iter().chain(more));
+    let more = ["--set", &sets[0], "--set", &sets[1]];
+    let export = || bench.run(["export", "pipeline.toml", "text", "--to", "out"].into_iter().chain(more));
     let first = export();
     if first.code != Some(0) {
         assert!(first.stderr.contains(" was damaged in the cache and is removed"), "{first:?}");
-        assert_eq!(bench.run(["run"].into_iter().chain(more)).code, Some(0));
+        assert_eq!(bench.run(["run", "pipeline.toml"].into_iter().chain(more)).code, Some(0));
         let second = export();
         assert_eq!(second.code, Some(0), "{second:?}");
     }
