@@ -1297,11 +1297,11 @@ fn variables_and_stages_in_rows_without_end() {
     assert!(said.starts_with("error: more than 100 variables need each other's values\n"), "{said}");
     let mut toml = String::new();
     for index in 0..20_000 {
-        toml += &format!("[stages.s{index:05}]\nkind = \"debug.concat\"\nlike = \"s{:05}\"\n", index + 1);
+        toml += &format!("[stages.s{index:05}]\nlike = \"s{:05}\"\n", index + 1);
     }
     toml += "[stages.s20000]\nkind = \"debug.concat\"\n";
     let said = complaint(&toml, &[]);
-    assert!(said.contains("error: more than 100 stages are like one another in a row\n"), "{said}");
+    assert!(said.starts_with("error: more than 100 stages are like one another in a row\n"), "{said}");
 }
 
 #[test]
