@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures the engine: a run with nothing to do, hashing, overhead of small stages, a plan of many; beside DVC, Snakemake and b3sum.
+"""Measures the engine: a run with nothing to do, hashing, overhead of small stages, a plan of many, many images.
 
-    python3 docs/benchmarks/engine.py PROGRAM FOLDER [--dvc DVC] [--snakemake SNAKEMAKE] [--b3sum B3SUM]
+    python3 docs/benchmarks/engine.py PROGRAM FOLDER [--only no-op|hashing|many|images] [--dvc DVC] [--snakemake SNAKEMAKE] [--b3sum B3SUM]
 
 PROGRAM is a release build of orandflow (`--no-default-features` will do). FOLDER takes 1.7 GB of made-up photographs, once, and is
-used again. Peers that are not named are left out. Each figure is the best and the median of several runs, one program after the
-other in each round, so that a busy machine is busy for all of them.
+used again. Peers (DVC, Snakemake, b3sum) that are neither named nor in the path are left out, with a line that says so. Each figure
+is the best and the median of several runs, one program after the other in each round, so that a busy machine is busy for all of them.
 """
 import argparse
 import os
@@ -63,6 +63,15 @@ def show(title, results):
         )
 
 
+def ratios(results, own, ratio, title):
+    """Compares with each peer round by round, as what else the machine does changes with time."""
+    for peer, runs in results.items():
+        if peer != own:
+            each = sorted(ratio(mine[0], theirs[0]) for mine, theirs in zip(results[own], runs))
+            middle, name = statistics.median(each), title.format(own=own, peer=peer)
+            print(f"  {name}: {middle:.2f} at the median of {len(each)} ratios, {each[0]:.2f} to {each[-1]:.2f}")
+
+
 def orandflow_chain(folder):
     folder.mkdir(exist_ok=True)
     text = '[pipeline]\nname = "noop"\n[stages.s0]\nkind = "debug.items"\nfolder = "../data/img"\ndigests = true\n'
@@ -115,7 +124,9 @@ def no_op(args, folder):
     if args.snakemake:
         snakemake_chain(folder / "snakemake", args.snakemake)
         commands["snakemake"] = ([args.snakemake, "-q", "all", "-c1"], folder / "snakemake", None)
-    show(f"nothing to do, {STAGES} stages over {FILES} files", side_by_side(commands, args.rounds))
+    results = side_by_side(commands, args.rounds)
+    show(f"nothing to do, {STAGES} stages over {FILES} files", results)
+    ratios(results, "orandflow run", lambda own, peer: peer / own, "{peer} / {own}")
 
 
 def hashing(args, folder):
@@ -134,17 +145,13 @@ def hashing(args, folder):
         commands[f"b3sum, {os.cpu_count()} at once"] = (["sh", "-c", shell], folder, None)
     results = side_by_side(commands, args.rounds)
     show(f"hashing {FILES} files of 100 kB, in memory already", results)
-    own = results.pop("orandflow plan, first")
-    for name, runs in results.items():
-        # Round by round, as what else the machine does changes with time.
-        ratios = sorted(mine[0] / theirs[0] for mine, theirs in zip(own, runs))
-        print(f"  orandflow / {name}: {statistics.median(ratios):.2f} at the median of {len(ratios)} ratios, {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    ratios(results, "orandflow plan, first", lambda own, peer: own / peer, "{own} / {peer}")
     forget()
 
 
 def many_stages(args, folder):
     bench = folder / "many"
-    bench.mkdir(exist_ok=True)
+    bench.mkdir(parents=True, exist_ok=True)
     for count in (1000, 10_000):
         text = '[pipeline]\nname = "many"\n' + "".join(
             f'[stages.s{index}]\nkind = "debug.concat"\ntext = "{index}"\n' for index in range(count)
@@ -161,19 +168,46 @@ def many_stages(args, folder):
     show("plan of 10,000 stages", side_by_side({"orandflow plan": plan}, 3))
 
 
+def many_images(args, folder):
+    """A set of 100,000 images, small ones, as the engine looks at names, digests and shards alone."""
+    bench = folder / "images"
+    data = bench / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for index in range(100_000):
+        path = data / f"{index:06d}.jpg"
+        if not path.exists():
+            path.write_bytes(index.to_bytes(4, "big") * 25)
+    text = '[pipeline]\nname = "images"\n[stages.set]\nkind = "debug.items"\nfolder = "data"\ndigests = true\n'
+    for index, source in enumerate(["set", "s0", "s1"]):
+        text += f'[stages.s{index}]\nkind = "debug.copy"\nsuffix = "{index}"\ninputs = {{ a = "{source}" }}\n'
+    (bench / "pipeline.toml").write_text(text)
+    shutil.rmtree(bench / "cache", ignore_errors=True)
+    run = ([args.program, "run", "pipeline.toml", "--jobs", "2"], bench, None)
+    show("a set of 100,000 images and three stages on it: the first run", side_by_side({"orandflow run": run}, 1))
+    # Files that were written a moment ago are hashed once more.
+    timed(*run[:2])
+    show("the same with nothing to do", side_by_side({"orandflow run": run}, args.rounds))
+    (data / "050000.jpg").write_bytes(os.urandom(100))
+    show("the same with one image that changed", side_by_side({"orandflow run": run}, 1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--dvc")
-    parser.add_argument("--snakemake")
-    parser.add_argument("--b3sum")
+    for peer in ("dvc", "snakemake", "b3sum"):
+        parser.add_argument(f"--{peer}", default=shutil.which(peer), help="where it is; without this the one in the path, if any")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=["many", "no-op", "hashing"], help="this part alone")
+    parser.add_argument("--only", choices=["many", "images", "no-op", "hashing"], help="this part alone")
     args = parser.parse_args()
+    for peer in ("dvc", "snakemake", "b3sum"):
+        if not getattr(args, peer):
+            print(f"{peer} is left out: it is not in the path")
     folder = args.folder.resolve()
-    photographs(folder)
-    for name, part in {"many": many_stages, "no-op": no_op, "hashing": hashing}.items():
+    if args.only not in ("many", "images"):
+        photographs(folder)
+    parts = {"many": many_stages, "images": many_images, "no-op": no_op, "hashing": hashing}
+    for name, part in parts.items():
         if args.only in (None, name):
             part(args, folder)
 

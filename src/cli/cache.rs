@@ -18,7 +18,8 @@ use crate::pipeline::resources::{bytes, time};
 use crate::report::text::{Align, count, size, table};
 use crate::store::Store;
 use crate::store::actions::{Lookup, Records};
-use crate::store::collect::Limits;
+use crate::store::blobs::Health;
+use crate::store::collect::{CollectError, Limits};
 use crate::store::remote::Pushed;
 
 /// Arguments of `cache`.
@@ -162,7 +163,16 @@ fn gc(store: &Store, args: &Gc) -> Result<ExitCode, Failure> {
         });
     }
     let limits = Limits { size: args.max_size, age: args.max_age, keep: args.keep.iter().cloned().collect() };
-    let gone = store.collect(&limits, args.dry_run).map_err(|error| outside(&error))?;
+    let gone = store.collect(&limits, args.dry_run).map_err(|error| match error {
+        CollectError::Closed { .. } => Failure::Message {
+            message: error.to_string(),
+            help: Some(
+                "nobody here can say what it needs: collect with that version, or as whoever may read it".to_owned(),
+            ),
+            code: 1,
+        },
+        CollectError::Io(error) => outside(&error),
+    })?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     let (results, blobs) = (count(gone.results, "result"), count(gone.blobs, "blob"));
     let text = format!("{verb} {results} and {blobs} of {}; {} stay\n", size(gone.bytes), size(gone.left));
@@ -253,7 +263,7 @@ fn pull(args: &Share) -> Result<ExitCode, Failure> {
     let plan = args.pipeline.load()?;
     let store = shared(args)?;
     // Nothing that has come is collected before its record is written.
-    store.run_begins().map_err(|error| outside(&error))?;
+    store.run_begins(&plan.pipeline).map_err(|error| outside(&error))?;
     let (survey, _) = survey(&plan, &args.stages, &store)?;
     let outcome = survey.outcome(&plan, &store);
     let (mut came, mut bytes, mut missing) = (0, 0, Vec::new());
@@ -342,15 +352,20 @@ fn du(store: &Store, by: By) -> Result<ExitCode, Failure> {
 
 fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
     let blobs = store.blobs().map_err(|error| outside(&error))?;
-    let Records { readable: records, unreadable } = store.records().map_err(|error| outside(&error))?;
+    let Records { readable: records, closed, damaged: unreadable } =
+        store.records().map_err(|error| outside(&error))?;
     let mut damaged = BTreeSet::new();
     let mut text = String::new();
-    let intact = store.intact(&blobs).map_err(|error| outside(&error))?;
-    for ((digest, _), intact) in blobs.iter().zip(intact) {
-        if !intact {
-            damaged.insert(*digest);
-            let _ = writeln!(text, "damaged blob {digest}");
-        }
+    for ((digest, _), health) in blobs.iter().zip(store.health(&blobs)) {
+        let _ = match health {
+            Health::Intact => continue,
+            Health::Damaged => writeln!(text, "damaged blob {digest}"),
+            Health::Unreadable(error) => writeln!(text, "unreadable blob {digest}: {error}"),
+        };
+        damaged.insert(*digest);
+    }
+    for (path, why) in &closed {
+        let _ = writeln!(text, "not looked at: the record {} {why}", path.display());
     }
     for path in &unreadable {
         let _ = writeln!(text, "damaged record {}", path.display());

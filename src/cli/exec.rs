@@ -252,7 +252,7 @@ impl Job<'_> {
         stop_on_interrupt(&cancelled);
         stop_on_notice(&cancelled, &told);
         let store = Store::open(&self.file.cache).map_err(|error| outside(&error.cause))?;
-        store.run_begins().map_err(|error| outside(&error))?;
+        store.run_begins(&self.plan.pipeline).map_err(|error| outside(&error))?;
         let files = Files::load(&store).trusting();
         let part = Part { stage: self.args.stage.clone(), index: self.args.part, of: self.args.parts.max(1) };
         let part = (part.of > 1).then_some(part);

@@ -157,9 +157,10 @@ impl Source for Cache<'_> {
     }
 
     fn content(&self, digest: Digest) -> Result<Vec<u8>, String> {
-        match self.planner.location(digest) {
-            Some(path) => fs_err::read(path).map_err(|error| error.to_string()),
-            None => self.store.get(digest).map_err(|error| error.to_string()),
-        }
+        let Some(path) = self.planner.location(digest) else {
+            return self.store.get(digest).map_err(|error| error.to_string());
+        };
+        let bytes = fs_err::read(&path).map_err(|error| error.to_string())?;
+        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(format!("`{}` has just changed", path.display())) }
     }
 }

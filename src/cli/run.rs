@@ -177,7 +177,7 @@ impl Order<'_> {
         let profile = self.executor.profile()?;
         stop_on_interrupt(&cancelled);
         keep_on_request(&asked);
-        self.store.run_begins().map_err(|error| outside(&error))?;
+        self.store.run_begins(&plan.pipeline).map_err(|error| outside(&error))?;
         let files = Files::load(self.store);
         let planner = Planner::new(self.store, &files);
         let survey = Survey::of(plan, self.chosen, &planner);

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::overrides::{list, merge};
 use super::texts::Texts;
 use crate::diag::{Diagnostic, nearest};
+
+/// So many stages may be like one another in a row.
+const DEEPEST: usize = 100;
 
 /// The stages as they are after everybody has taken what they take.
 struct Inheritance<'a, 'text> {
@@ -54,6 +57,20 @@ impl<'text> Inheritance<'_, 'text> {
         self.done.insert(name.to_owned(), Spanned::new(place, own.into_inner()));
     }
 
+    /// Returns the kind that a stage has or takes over, however far away.
+    fn kind_above(&self, name: &str) -> Option<(Spanned<DeString<'text>>, Spanned<DeValue<'text>>)> {
+        let mut name = name;
+        // They may be like one another in a circle.
+        for _ in 0..self.stages.len() {
+            let table = self.stages.get(name)?.get_ref().as_table()?;
+            if let Some((key, kind)) = table.get_key_value("kind") {
+                return Some((key.clone(), kind.clone()));
+            }
+            name = table.get("like")?.get_ref().as_str()?;
+        }
+        None
+    }
+
     fn filled(&mut self, name: &str, own: &DeTable<'text>, like: &Spanned<DeValue<'text>>) -> DeTable<'text> {
         let span = self.texts.span(like.span());
         let Some(other) = like.get_ref().as_str() else {
@@ -67,6 +84,16 @@ impl<'text> Inheritance<'_, 'text> {
             let title = format!("stage `{name}` cannot be like itself: `{}`", path.join(" -> "));
             self.faults.push(Diagnostic::new(title).at(span, ""));
             return own.clone();
+        }
+        if self.open.len() >= DEEPEST {
+            let title = format!("more than {DEEPEST} stages are like one another in a row");
+            self.faults.push(Diagnostic::new(title).at(span, "the last of them"));
+            let mut filled = own.clone();
+            // Lest it be blamed for having none.
+            if let (false, Some((key, kind))) = (filled.contains_key("kind"), self.kind_above(other)) {
+                filled.insert(key, kind);
+            }
+            return filled;
         }
         if !self.stages.contains_key(other) {
             let fault = Diagnostic::new(format!("unknown stage `{other}`")).at(span, format!("`{name}` is like it"));

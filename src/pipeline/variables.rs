@@ -14,6 +14,13 @@ use super::overrides::list;
 use super::texts::Texts;
 use crate::diag::{Diagnostic, nearest};
 
+/// All strings into which variables were put may have so many bytes together. Variables that use one another twice each double
+/// with every step, which takes a few lines to fill any memory.
+const LONGEST: usize = 16 << 20;
+
+/// So many variables may be looked up one within the other.
+const DEEPEST: usize = 100;
+
 /// The variables of a pipeline, each looked up once.
 pub(super) struct Variables<'text> {
     texts: &'text Texts,
@@ -21,6 +28,8 @@ pub(super) struct Variables<'text> {
     known: BTreeMap<String, Option<DeValue<'text>>>,
     /// The variables that are being looked up, outermost first.
     open: Vec<String>,
+    /// How many bytes may still be put into strings; `None` once that was too little.
+    left: Option<usize>,
     /// What is wrong so far.
     pub(super) faults: Vec<Diagnostic>,
 }
@@ -29,7 +38,8 @@ impl<'text> Variables<'text> {
     /// Takes the variables of `[vars]` and works out the value of each.
     pub(super) fn new(table: DeTable<'text>, texts: &'text Texts) -> Self {
         let declared = table.into_iter().map(|(key, value)| (key.into_inner().into_owned(), value)).collect();
-        let mut variables = Self { texts, declared, known: BTreeMap::new(), open: Vec::new(), faults: Vec::new() };
+        let (known, open, faults) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut variables = Self { texts, declared, known, open, left: Some(LONGEST), faults };
         let names: Vec<String> = variables.declared.keys().cloned().collect();
         for name in names {
             variables.value(&name);
@@ -114,6 +124,9 @@ impl<'text> Variables<'text> {
             let name = reference[2..reference.len() - 1].trim();
             let value = self.look_up(name, reference, place);
             if let Some(value) = value {
+                if !self.take(value.as_str().map_or(0, str::len), place) {
+                    return None;
+                }
                 if reference == text {
                     return Some(Some(value));
                 }
@@ -125,6 +138,17 @@ impl<'text> Variables<'text> {
         }
         filled.push_str(rest);
         fine.then_some(Some(DeValue::String(Cow::Owned(filled))))
+    }
+
+    /// Takes so many bytes of those that may be put into strings; says whether there were as many, and reports it once if not.
+    fn take(&mut self, bytes: usize, place: &Range<usize>) -> bool {
+        let Some(left) = self.left else { return false };
+        self.left = left.checked_sub(bytes);
+        if self.left.is_none() {
+            let title = format!("the variables of this file make more than {} MiB of text", LONGEST >> 20);
+            self.faults.push(Diagnostic::new(title).at(self.texts.span(place.clone()), "with this string"));
+        }
+        self.left.is_some()
     }
 
     /// Returns the value of a variable that is used at a place, or reports that there is none.
@@ -152,6 +176,11 @@ impl<'text> Variables<'text> {
                 fault = fault.help(format!("the variables of this file: {}", list(known)));
             }
             self.faults.push(fault);
+            return None;
+        }
+        if self.open.len() >= DEEPEST {
+            let title = format!("more than {DEEPEST} variables need each other's values");
+            self.faults.push(Diagnostic::new(title).at(self.within(place, reference), ""));
             return None;
         }
         self.value(name)

@@ -299,6 +299,7 @@ impl<'a> Planner<'a> {
     /// Returns the result of an action if it has come in since the step was prepared: the artifact of a whole stage, or a shard.
     pub(crate) fn result(&self, step: &Step, key: Digest) -> Option<Result<Artifact, Option<Entry>>> {
         let Lookup::Hit(record) = self.store.lookup(key) else { return None };
+        self.store.found(key);
         match record.output {
             Some(output) => self.artifact(output, step.kind.spec().output, record.elsewhere).ok().map(Ok),
             None => Some(Err(record.shard)),
@@ -363,8 +364,10 @@ impl<'a> Planner<'a> {
 
     fn lookup(&self, key: Digest) -> Lookup {
         let found = self.store.lookup(key);
-        if let Lookup::Miss(Some(warning)) = &found {
-            self.warn(warning.clone());
+        match &found {
+            Lookup::Hit(_) => self.store.found(key),
+            Lookup::Miss(Some(warning)) => self.warn(warning.clone()),
+            Lookup::Miss(None) | Lookup::Lost(_) => {}
         }
         found
     }

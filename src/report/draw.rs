@@ -11,9 +11,17 @@ use crate::diag::{Diagnostic, Label, Source};
 /// Lines are cut at so many columns: far enough that only data in one endless line is.
 const WIDTH: usize = 1000;
 
-/// Returns all diagnostics as text, an empty line between two, ending with a line end.
+/// So many diagnostics are drawn: nobody reads more, and each takes a look through the whole text.
+const SHOWN: usize = 100;
+
+/// Returns all diagnostics as text, an empty line between two, ending with a line end. Of very many the first are drawn, and the others
+/// counted.
 pub fn diagnostics(diagnostics: &[Diagnostic], colour: bool) -> String {
-    let texts: Vec<String> = diagnostics.iter().map(|one| diagnostic(one, colour)).collect();
+    let mut texts: Vec<String> = diagnostics.iter().take(SHOWN).map(|one| diagnostic(one, colour)).collect();
+    if diagnostics.len() > SHOWN {
+        let message = format!("{} more mistakes are not shown", diagnostics.len() - SHOWN);
+        texts.push(failure(&message, &[], colour));
+    }
     texts.join("\n")
 }
 

@@ -307,7 +307,7 @@ impl Reader<'_> {
     fn blob(&self, digest: Digest) -> Result<Vec<u8>, StageError> {
         self.store.get(digest).map_err(|error| match error {
             BlobError::Io(error) => StageError::Io(error),
-            BlobError::Missing(_) | BlobError::Damaged(_) => {
+            BlobError::Missing(_) | BlobError::Damaged(_) | BlobError::Unreadable { .. } => {
                 let message = error.to_string();
                 self.lost.lock().unwrap_or_else(PoisonError::into_inner).push((digest, message.clone()));
                 StageError::data(message)

@@ -111,8 +111,11 @@ impl Record {
 pub struct Records {
     /// Those that can be read, by key.
     pub readable: Vec<(Digest, Record)>,
-    /// Paths of those that cannot.
-    pub unreadable: Vec<PathBuf>,
+    /// Paths of those that are whole as far as anybody knows, and closed to this program, with why: they are of a later version, or
+    /// may not be read.
+    pub closed: Vec<(PathBuf, String)>,
+    /// Paths of those that are damaged.
+    pub damaged: Vec<PathBuf>,
 }
 
 /// The action that a stage of a pipeline last ended with.
@@ -152,19 +155,27 @@ fn read_record(bytes: &[u8]) -> Result<Record, Unreadable> {
         version: u32,
     }
     let damaged = |message: &dyn std::fmt::Display| Unreadable::Damaged(message.to_string());
-    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-    let (json, rest) = bytes.split_at(end);
+    let (json, rest) = parts(bytes);
     let Version { version } = serde_json::from_slice(json).map_err(|error| damaged(&error))?;
     if version > RECORD_VERSION {
         return Err(Unreadable::Future(version));
     }
-    if version != WITHOUT_DIGEST || !rest.is_empty() {
-        let digest = std::str::from_utf8(rest).ok().and_then(|rest| rest.trim().parse::<Digest>().ok());
-        if digest != Some(Digest::of(json)) {
-            return Err(damaged(&"its digest is another one"));
-        }
+    if (version != WITHOUT_DIGEST || !rest.is_empty()) && !is_whole(bytes) {
+        return Err(damaged(&"its digest is another one"));
     }
     serde_json::from_slice(json).map_err(|error| damaged(&error))
+}
+
+/// Returns the JSON of a record, and what stands behind it.
+fn parts(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len()))
+}
+
+/// Whether a record ends with the digest of what stands before.
+fn is_whole(bytes: &[u8]) -> bool {
+    let (json, rest) = parts(bytes);
+    let digest = std::str::from_utf8(rest).ok().and_then(|rest| rest.trim().parse::<Digest>().ok());
+    digest == Some(Digest::of(json))
 }
 
 impl Store {
@@ -241,15 +252,27 @@ impl Store {
             for entry in fs_err::read_dir(folder)? {
                 let path = entry?.path();
                 let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-                let record = std::fs::read(&path).ok().and_then(|bytes| read_record(&bytes).ok());
-                match (key, record) {
-                    (Some(key), Some(record)) => records.readable.push((key, record)),
-                    _ => records.unreadable.push(path),
+                let bytes = match std::fs::read(&path) {
+                    Ok(bytes) => bytes,
+                    // It has been collected meanwhile.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        records.closed.push((path, format!("cannot be read: {error}")));
+                        continue;
+                    }
+                };
+                match (key, read_record(&bytes)) {
+                    (Some(key), Ok(record)) => records.readable.push((key, record)),
+                    (Some(_), Err(Unreadable::Future(_))) if is_whole(&bytes) => {
+                        records.closed.push((path, "is of a later version of this program".to_owned()));
+                    }
+                    _ => records.damaged.push(path),
                 }
             }
         }
         records.readable.sort_by_key(|(key, _)| *key);
-        records.unreadable.sort();
+        records.closed.sort();
+        records.damaged.sort();
         Ok(records)
     }
 

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -19,9 +20,64 @@ pub enum BlobError {
     /// Its bytes are not those of its digest. It has been removed.
     #[error("blob {} was damaged in the cache and is removed", .0.short())]
     Damaged(Digest),
-    /// It cannot be read.
+    /// It is there, and this process may not read it, or its disk does not give it back. It counts as missing from now on.
+    #[error("blob {} cannot be read: {cause}", digest.short())]
+    Unreadable {
+        /// Its digest.
+        digest: Digest,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// It cannot be read just now.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+/// The number that Unix gives to a disk that fails, for which Rust has no kind.
+const DISK_FAILS: i32 = 5;
+
+/// Whether another try would not go better.
+fn for_good(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || (cfg!(unix) && error.raw_os_error() == Some(DISK_FAILS))
+}
+
+/// Blobs that are there and cannot be read. There are none most of the time, which is known without a lock.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    any: AtomicBool,
+    digests: Mutex<HashSet<Digest>>,
+}
+
+impl Unreadable {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, digest: Digest) {
+        self.lock().insert(digest);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn remove(&self, digest: Digest) {
+        if self.any.load(Ordering::Acquire) {
+            self.lock().remove(&digest);
+        }
+    }
+
+    fn contains(&self, digest: Digest) -> bool {
+        self.any.load(Ordering::Acquire) && self.lock().contains(&digest)
+    }
+}
+
+/// What is known of a blob whose bytes were looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// They are those of its digest.
+    Intact,
+    /// They are others.
+    Damaged,
+    /// They cannot be read, for this reason.
+    Unreadable(String),
 }
 
 impl Store {
@@ -37,19 +93,19 @@ impl Store {
     /// If they cannot be written; the message names the path.
     pub fn put(&self, bytes: &[u8], sync: bool) -> std::io::Result<Digest> {
         let digest = Digest::of(bytes);
-        self.not_gone(digest);
-        if self.has(digest, bytes.len() as u64) {
-            // It counts as new, lest it be collected before somebody names it.
-            super::collect::renew(self.blob_path(digest));
-        } else {
-            self.write(&self.blob_path(digest), bytes, sync)?;
+        let path = self.blob_path(digest);
+        // One that is here counts as new, lest it be collected before somebody names it.
+        if !self.has(digest, bytes.len() as u64) || !super::collect::renew(&path) {
+            self.write(&path, bytes, sync)?;
         }
+        self.arrived(digest);
         Ok(digest)
     }
 
-    /// Whether there is a blob of this digest and length. Its bytes are not looked at.
+    /// Whether there is a blob of this digest and length that can be read, as far as is known. Its bytes are not looked at.
     pub fn has(&self, digest: Digest, size: u64) -> bool {
-        std::fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == size)
+        let there = std::fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == size);
+        there && !self.0.unreadable.contains(digest)
     }
 
     /// Reads a blob and verifies it; one that is not here comes from the remote cache, if it is there.
@@ -58,7 +114,7 @@ impl Store {
     /// If it is missing, cannot be read, or is damaged; a damaged one is removed.
     pub fn get(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let found = self.get_here(digest);
-        if !matches!(found, Err(BlobError::Missing(_) | BlobError::Damaged(_))) {
+        if matches!(found, Ok(_) | Err(BlobError::Io(_))) {
             return found;
         }
         if self.fetch_one(digest)? {
@@ -71,10 +127,18 @@ impl Store {
     /// As [`Self::get`], in this cache alone.
     pub(super) fn get_here(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.blob_path(digest);
-        let bytes = match fs_err::read(&path) {
+        // Not by way of fs_err, which hides the number of an error.
+        let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(BlobError::Missing(digest)),
-            Err(error) => return Err(error.into()),
+            Err(cause) if for_good(&cause) => {
+                self.0.unreadable.insert(digest);
+                return Err(BlobError::Unreadable { digest, cause });
+            }
+            Err(error) => {
+                let message = format!("`{}` cannot be read: {error}", path.display());
+                return Err(std::io::Error::new(error.kind(), message).into());
+            }
         };
         if Digest::of(&bytes) == digest {
             return Ok(bytes);
@@ -98,6 +162,19 @@ impl Store {
         self.gone().remove(&digest);
     }
 
+    /// Opens a blob to see whether that can be done.
+    pub(super) fn doubt(&self, digest: Digest) {
+        if std::fs::File::open(self.blob_path(digest)).is_err_and(|error| for_good(&error)) {
+            self.0.unreadable.insert(digest);
+        }
+    }
+
+    /// Hears that a blob has been put in its place.
+    pub(super) fn arrived(&self, digest: Digest) {
+        self.not_gone(digest);
+        self.0.unreadable.remove(digest);
+    }
+
     /// Whether one of these blobs was asked for in vain.
     pub(super) fn any_gone(&self, blobs: &[(Digest, u64)]) -> bool {
         let gone = self.gone();
@@ -105,19 +182,18 @@ impl Store {
     }
 
     /// Says of each blob whether its bytes are those of its digest; blobs side by side. Removes nothing.
-    ///
-    /// # Errors
-    /// If one cannot be read.
-    pub fn intact(&self, blobs: &[(Digest, u64)]) -> std::io::Result<Vec<bool>> {
+    pub fn health(&self, blobs: &[(Digest, u64)]) -> Vec<Health> {
         let check = |(digest, _): &(Digest, u64)| {
             let mut hasher = blake3::Hasher::new();
-            match fs_err::File::open(self.blob_path(*digest)) {
-                Ok(file) => hasher.update_reader(file)?,
+            let read = fs_err::File::open(self.blob_path(*digest))
+                .and_then(|file| hasher.update_reader(file).map(|hasher| hasher.finalize()));
+            match read {
+                Ok(found) if Digest::from(found) == *digest => Health::Intact,
+                Ok(_) => Health::Damaged,
                 // It has been collected meanwhile, which damages nothing.
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-                Err(error) => return Err(error),
-            };
-            Ok(Digest::from(hasher.finalize()) == *digest)
+                Err(error) if error.kind() == ErrorKind::NotFound => Health::Intact,
+                Err(error) => Health::Unreadable(error.to_string()),
+            }
         };
         blobs.par_iter().map(check).collect()
     }

@@ -6,7 +6,8 @@
 //! instead of half. What a run that is under way may need stays, as does what is pinned or asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::Store;
@@ -50,54 +51,104 @@ pub struct Collected {
     pub left: u64,
 }
 
+/// Why nothing can be collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The cache cannot be listed, or something cannot be removed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A record is closed to this program, so that nobody here can say which blobs it needs.
+    #[error("the record {} {why}", path.display())]
+    Closed {
+        /// Where it lies.
+        path: PathBuf,
+        /// Why it is closed.
+        why: String,
+    },
+}
+
 /// One record while it is decided.
 struct Candidate {
     key: Digest,
     whole: bool,
+    /// When it was last used.
     time: SystemTime,
+    /// The time of its own record.
+    own: SystemTime,
     stays: bool,
     /// Everything that goes with it: its blobs, its action and the listing that the action names.
     blobs: Vec<Digest>,
 }
 
 impl Store {
-    /// Says that this process runs a pipeline from now on, so that nothing it may need is collected.
+    /// Says that this process runs a pipeline from now on, so that nothing it may need is collected. Where a bundle is taken in,
+    /// or something of that sort, it has no name.
     ///
     /// # Errors
     /// If that cannot be written.
-    pub fn run_begins(&self) -> std::io::Result<()> {
-        self.in_own(|own| std::fs::write(own.join(RUN_FILE), ""))
+    pub fn run_begins(&self, pipeline: &str) -> std::io::Result<()> {
+        self.in_own(|own| std::fs::write(own.join(RUN_FILE), pipeline))?;
+        self.0.runs.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Hears that a result was used.
     pub fn used(&self, key: Digest) {
-        renew(self.record_path(key));
+        let path = self.record_path(key);
+        if !renew(&path)
+            && let Ok(bytes) = std::fs::read(&path)
+        {
+            // Only its owner may set the time of a file; somebody else writes it once more. A cache that may only be read cannot
+            // be collected from here either.
+            let _ = self.write(&path, &bytes, false);
+        }
     }
 
-    /// Returns when the oldest run began that is under way.
-    fn oldest_run(&self) -> Option<SystemTime> {
-        let entries = std::fs::read_dir(self.bucket().join("tmp")).ok()?.filter_map(Result::ok);
-        let runs = entries.filter_map(|entry| {
+    /// Hears that a result was found. A run counts on it from then on, long before it has done with it; whoever only looks does
+    /// not use it.
+    pub(crate) fn found(&self, key: Digest) {
+        if self.0.runs.load(Ordering::Relaxed) {
+            self.used(key);
+        }
+    }
+
+    /// Returns the runs that are under way: when each began, and the pipeline that it runs.
+    fn runs(&self) -> Vec<(SystemTime, String)> {
+        let now = SystemTime::now();
+        let entries = std::fs::read_dir(self.bucket().join("tmp")).into_iter().flatten().filter_map(Result::ok);
+        let run = |entry: std::fs::DirEntry| {
             let owner: Owner = entry.file_name().to_str()?.parse().ok()?;
-            let begun = std::fs::metadata(entry.path().join(RUN_FILE)).and_then(|metadata| metadata.modified()).ok()?;
-            (owner != *Owner::this() && self.lives(&owner)).then_some(begun)
-        });
-        runs.min()
+            let file = entry.path().join(RUN_FILE);
+            let begun = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).ok()?;
+            // After a clock was set back nobody can say what is older than the run.
+            let begun = if begun > now { SystemTime::UNIX_EPOCH } else { begun };
+            let lives = owner != *Owner::this() && self.lives(&owner);
+            lives.then(|| (begun, std::fs::read_to_string(&file).unwrap_or_default()))
+        };
+        entries.filter_map(run).collect()
+    }
+
+    /// Returns the time from which on everything may be of use to a run that is under way: when the oldest one began.
+    fn oldest_run(&self) -> Option<SystemTime> {
+        self.runs().into_iter().map(|(begun, _)| begun).min()
     }
 
     /// Removes results until the limits hold, and blobs that no result needs. With `dry` it only says what would go.
     ///
     /// # Errors
-    /// If the cache cannot be listed, or something cannot be removed.
-    pub fn collect(&self, limits: &Limits, dry: bool) -> std::io::Result<Collected> {
+    /// If the cache cannot be listed, holds records that are closed to this program, or something cannot be removed.
+    pub fn collect(&self, limits: &Limits, dry: bool) -> Result<Collected, CollectError> {
         let now = SystemTime::now();
         let run = self.oldest_run();
-        let in_use = |time: SystemTime| run.is_some_and(|run| time + RENEWED >= run);
+        let in_use = |time: SystemTime, run: Option<SystemTime>| run.is_some_and(|run| time + RENEWED >= run);
         let sizes: HashMap<Digest, u64> = self.blobs()?.into_iter().collect();
-        let records = self.records()?.readable;
-        let mut candidates = self.candidates(records, &self.kept(limits)?);
+        let records = self.records()?;
+        if let Some((path, why)) = records.closed.into_iter().next() {
+            return Err(CollectError::Closed { path, why });
+        }
+        let mut candidates = self.candidates(records.readable, &self.kept(limits)?);
         for candidate in &mut candidates {
-            candidate.stays |= in_use(candidate.time);
+            candidate.stays |= in_use(candidate.time, run);
         }
         // The oldest first; a whole result before its shards, which are as old.
         candidates.sort_by_key(|candidate| (candidate.time, !candidate.whole, candidate.key));
@@ -116,7 +167,7 @@ impl Store {
             if !(too_old || too_much) {
                 continue;
             }
-            gone.push(candidate.key);
+            gone.push(candidate);
             for digest in &candidate.blobs {
                 let count = needed.entry(*digest).or_default();
                 *count = count.saturating_sub(1);
@@ -126,15 +177,22 @@ impl Store {
             }
         }
         let mut collected = Collected { results: gone.len(), ..Collected::default() };
-        if !dry {
-            for key in &gone {
-                remove(self.record_path(*key))?;
+        for candidate in gone.iter().filter(|_| !dry) {
+            if self.record_time(candidate.key).is_some_and(|time| time != candidate.own) {
+                // A run has begun to count on it since it was looked at, or somebody has pinned it.
+                candidate.blobs.iter().for_each(|digest| *needed.entry(*digest).or_default() += 1);
+                collected.results -= 1;
+            } else {
+                remove(self.record_path(candidate.key))?;
             }
         }
+        // One may have begun meanwhile, and found the bytes of what it is making.
+        let run = [run, self.oldest_run()].into_iter().flatten().min();
         for (digest, size) in &sizes {
             let path = self.blob_path(*digest);
             let wanted = needed.get(digest).is_some_and(|count| *count > 0);
-            if wanted || std::fs::metadata(&path).and_then(|metadata| metadata.modified()).is_ok_and(in_use) {
+            let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
+            if wanted || modified.is_ok_and(|time| in_use(time, run)) {
                 collected.left += size;
                 continue;
             }
@@ -148,10 +206,14 @@ impl Store {
         Ok(collected)
     }
 
-    /// Returns the keys that stay whatever the limits say.
+    /// Returns the keys that stay whatever the limits say: what is pinned, asked for, or what runs under way will find most of
+    /// their shards in.
     fn kept(&self, limits: &Limits) -> std::io::Result<BTreeSet<Digest>> {
         let mut kept: BTreeSet<Digest> = self.pins()?.into_keys().collect();
-        kept.extend(self.lasts().into_iter().filter(|last| limits.keep.contains(&last.pipeline)).map(|last| last.key));
+        let mut pipelines: BTreeSet<String> = self.runs().into_iter().map(|(_, pipeline)| pipeline).collect();
+        pipelines.remove("");
+        pipelines.extend(limits.keep.iter().cloned());
+        kept.extend(self.lasts().into_iter().filter(|last| pipelines.contains(&last.pipeline)).map(|last| last.key));
         Ok(kept)
     }
 
@@ -160,12 +222,14 @@ impl Store {
         self.lasts().into_iter().map(|last| last.key).collect()
     }
 
+    /// Returns the time of a record, if there is one.
+    fn record_time(&self, key: Digest) -> Option<SystemTime> {
+        std::fs::metadata(self.record_path(key)).and_then(|metadata| metadata.modified()).ok()
+    }
+
     fn candidates(&self, records: Vec<(Digest, Record)>, kept: &BTreeSet<Digest>) -> Vec<Candidate> {
-        let time_of = |key: Digest| {
-            let modified = std::fs::metadata(self.record_path(key)).and_then(|metadata| metadata.modified());
-            // A record that has gone meanwhile is nobody's loss.
-            modified.unwrap_or(SystemTime::UNIX_EPOCH)
-        };
+        // A record that has gone meanwhile is nobody's loss.
+        let time_of = |key: Digest| self.record_time(key).unwrap_or(SystemTime::UNIX_EPOCH);
         // Of every blob of whole results: when it was last used, and whether it stays.
         let mut users: HashMap<Digest, (SystemTime, bool)> = HashMap::new();
         for (key, record) in records.iter().filter(|(_, record)| record.output.is_some()) {
@@ -181,10 +245,12 @@ impl Store {
             let listing = self.action_listing(key);
             let blobs: BTreeSet<Digest> =
                 record.blobs.iter().map(|(digest, _)| *digest).chain([key]).chain(listing).collect();
+            let own = time_of(key);
             Candidate {
                 key,
                 whole: record.output.is_some(),
-                time: time.max(time_of(key)),
+                time: time.max(own),
+                own,
                 stays: stays || kept.contains(&key),
                 blobs: blobs.into_iter().collect(),
             }
@@ -237,7 +303,12 @@ impl Store {
     /// # Errors
     /// If that cannot be written; the message names the path.
     pub fn pin(&self, key: Digest, about: &str) -> std::io::Result<()> {
-        self.write(&self.bucket().join("pins").join(key.hex()), about.as_bytes(), true)
+        self.write(&self.bucket().join("pins").join(key.hex()), about.as_bytes(), true)?;
+        // Whoever collects just now and has not seen the pin sees this.
+        if !set_now(&self.record_path(key)) {
+            self.used(key);
+        }
+        Ok(())
     }
 
     /// Takes a pin away, and says whether there was one.
@@ -275,14 +346,15 @@ pub(super) fn listing_of(action: &[u8]) -> Option<Digest> {
     serde_json::from_slice::<Items>(action).ok()?.items
 }
 
-/// Sets the time of a file to now, if it is not young.
-pub(super) fn renew(path: PathBuf) {
+/// Sets the time of a file to now, if it is not young; says whether it is young then.
+pub(super) fn renew(path: &Path) -> bool {
     let young = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|age| age < RENEWED);
-    if std::fs::metadata(&path).and_then(|metadata| metadata.modified()).is_ok_and(young) {
-        return;
-    }
-    // A cache that may only be read cannot be collected from here either.
-    let _ = std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(young) || set_now(path)
+}
+
+/// Sets the time of a file to now, and says whether that could be done.
+fn set_now(path: &Path) -> bool {
+    std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
 }
 
 fn list(folder: PathBuf) -> Vec<PathBuf> {

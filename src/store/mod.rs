@@ -21,6 +21,7 @@ pub mod remote;
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +72,10 @@ struct Inner {
     heart: claims::Heart,
     /// Blobs that somebody asked for in vain.
     gone: Mutex<HashSet<Digest>>,
+    /// Blobs that are there and that this process cannot read.
+    unreadable: blobs::Unreadable,
+    /// Whether this process runs a pipeline.
+    runs: AtomicBool,
     remote: OnceLock<remote::Remote>,
 }
 
@@ -99,6 +104,8 @@ impl Store {
             watch: Default::default(),
             heart: Default::default(),
             gone: Mutex::default(),
+            unreadable: Default::default(),
+            runs: AtomicBool::new(false),
             remote: OnceLock::new(),
         };
         let store = Self(Arc::new(inner));
@@ -218,6 +225,8 @@ impl Store {
     /// Removes what processes that are gone left in `tmp`.
     fn remove_abandoned(&self) {
         let Ok(entries) = std::fs::read_dir(self.bucket().join("tmp")) else { return };
+        // By the clock of whoever keeps the files, as this machine's may be wrong: the own folder has just been made.
+        let now = self.own().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         for path in entries
             .filter_map(Result::ok)
             .map(|entry| entry.path())
@@ -227,7 +236,7 @@ impl Store {
             let gone = match name.parse::<Owner>().ok().and_then(|owner| owner.lives()) {
                 Some(lives) => !lives,
                 // The file that beats is younger than the folder.
-                None => [path.join(claims::BEAT_FILE), path.clone()].iter().all(|path| is_abandoned(path)),
+                None => [path.join(claims::BEAT_FILE), path.clone()].iter().all(|path| is_abandoned(path, now)),
             };
             if gone {
                 // Whoever else tidies up at the same time may have been faster.
@@ -247,10 +256,10 @@ impl Drop for Inner {
     }
 }
 
-/// Whether nothing has changed there for so long that nobody will come back; also if there is nothing.
-fn is_abandoned(path: &Path) -> bool {
+/// Whether nothing has changed there for so long before `now` that nobody will come back; also if there is nothing.
+fn is_abandoned(path: &Path, now: SystemTime) -> bool {
     let modified = path.metadata().and_then(|metadata| metadata.modified());
-    modified.map_or(true, |time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ABANDONED))
+    modified.map_or(true, |time| now.duration_since(time).is_ok_and(|age| age > ABANDONED))
 }
 
 /// Says that a file could not be written and, where there was no room for it, how much it takes.

@@ -14,6 +14,12 @@ use crate::pipeline::overrides::{Part, Setting, settings};
 /// Longer values stand in names by the first digits of their digest.
 const LONGEST: usize = 32;
 
+/// So many combinations are looked at, of which `exclude` may leave most out.
+const MOST: usize = 1_000_000;
+
+/// A sweep may have so many points: as many stages of each as a plan of its own has.
+const MOST_POINTS: usize = 10_000;
+
 /// A combination, not yet a plan.
 #[derive(Clone, Debug)]
 pub(super) struct Combination<'text> {
@@ -33,6 +39,10 @@ pub(super) fn combinations<'text>(
     let short = short_labels(&paths);
     let labels = labels(declared, &short);
     check_conditions(declared, &paths, faults);
+    let counts = declared.axes.iter().map(|axis| axis.choices.len()).chain([declared.seeds.len().max(1)]);
+    if counts.fold(1, usize::saturating_mul) > MOST {
+        return (labels, refuse_many(declared, format!("the sweep has more than {MOST} combinations"), faults));
+    }
     // The odometer: the last axis turns fastest, seeds faster still.
     let mut combinations = Vec::new();
     let mut at = vec![0; declared.axes.len()];
@@ -45,6 +55,12 @@ pub(super) fn combinations<'text>(
             let combination = combine(&choices, seed, &labels, &short);
             let seed = combination.seed;
             if !declared.exclude.iter().any(|condition| holds(condition, &choices, seed)) {
+                if combinations.len() == MOST_POINTS {
+                    return (
+                        labels,
+                        refuse_many(declared, format!("the sweep has more than {MOST_POINTS} points"), faults),
+                    );
+                }
                 combinations.push((combination, choices.last().map(|(_, choice)| choice.span.clone())));
             }
         }
@@ -72,6 +88,22 @@ pub(super) fn combinations<'text>(
         faults.push(Diagnostic::new("the sweep has no points: `exclude` leaves all of them out"));
     }
     (labels, combinations.into_iter().map(|(combination, _)| combination).collect())
+}
+
+/// Says that a sweep is too large, and leaves it without points.
+fn refuse_many<'text>(
+    declared: &Declared<'text>,
+    title: String,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<Combination<'text>> {
+    let last =
+        declared.axes.iter().filter_map(|axis| axis.choices.last()).map(|choice| choice.span.clone()).next_back();
+    let fault = Diagnostic::new(title).help("vary less at once, or leave more out with `exclude`");
+    faults.push(match last.or(declared.seeds_at.clone()) {
+        Some(span) => fault.at(span, ""),
+        None => fault,
+    });
+    Vec::new()
 }
 
 fn unnamed<'a, 'text>(declared: &'a Declared<'text>) -> impl Iterator<Item = &'a Choice<'text>> {

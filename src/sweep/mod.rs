@@ -217,6 +217,9 @@ pub fn of_texts(
     Ok(Sweep { name, plan, points, labels, files: Vec::new() })
 }
 
+/// So many stages may all points have before those that are the same become one: some kilobytes of memory each.
+const MOST_STEPS: usize = 200_000;
+
 /// Makes the plan of every combination, with the stages that the targets need.
 fn lowered<'text>(
     root: &toml::de::DeTable<'text>,
@@ -242,6 +245,7 @@ fn lowered<'text>(
     let mut unused: Vec<Option<Diagnostic>> = vec![None; set.len()];
     let mut used = vec![false; set.len()];
     let mut met = vec![false; declared.targets.len()];
+    let mut steps = 0;
     for combination in combinations {
         let mut root = root.clone();
         let mut wrong = Vec::new();
@@ -268,7 +272,13 @@ fn lowered<'text>(
                     let fault = Diagnostic::new(format!("point `{}` has none of the targets", combination.name));
                     note(fault.at(declared.targets[0].1.clone(), ""), &combination.name);
                 }
-                plans.push(merge::only(plan, &declared.targets));
+                let plan = merge::only(plan, &declared.targets);
+                steps += plan.steps.len();
+                if steps > MOST_STEPS {
+                    let title = format!("the points of the sweep have more than {MOST_STEPS} stages together");
+                    return Err(vec![Diagnostic::new(title).help("vary less at once, or name `targets`")]);
+                }
+                plans.push(plan);
             }
             Err(found) => found.into_iter().for_each(|fault| note(fault, &combination.name)),
         }

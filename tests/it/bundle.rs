@@ -340,3 +340,54 @@ fn another_result_under_the_same_key_stays() {
     assert!(outcome.stdout.contains("stage `text` has another result in this cache"), "{outcome:?}");
     assert!(matches!(store.lookup(key), orandflow::store::actions::Lookup::Hit(found) if found.output == Some(blob)));
 }
+
+#[test]
+fn a_bundle_may_come_in_beside_a_run_and_collections() {
+    let bench = chain(150);
+    bench.run_json([]);
+    export(&bench, &["both", "--with-inputs"]);
+    let other = elsewhere(&bench, 150);
+    let quiet = |arguments: &[&str]| {
+        let mut command = other.command(arguments.iter().copied());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.spawn().expect("the program starts")
+    };
+    let run = quiet(&["run", "pipeline.toml", "--set", "stages.copy.wait=100"]);
+    crate::run::wait_for(&other, "step.started", "copy");
+    let mut running = [run, quiet(&["bundle", "import", "x.tar.zst"]), quiet(&["bundle", "import", "x.tar.zst"])];
+    while running.iter_mut().any(|child| child.try_wait().expect("it can be asked").is_none()) {
+        assert_eq!(other.run(["cache", "gc"]).code, Some(0));
+    }
+    for mut child in running {
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
+    let verified = other.run(["cache", "verify"]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+    let ((first, _), (second, _)) = (bench.run_json([]), other.run_json([]));
+    for (one, other) in
+        first["stages"].as_array().expect("a list").iter().zip(second["stages"].as_array().expect("a list"))
+    {
+        assert_eq!((&one["output"], &one["status"]), (&other["output"], &other["status"]));
+    }
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_nothing_half() {
+    let bench = chain(150);
+    bench.run_json([]);
+    export(&bench, &["both", "--with-inputs"]);
+    let other = elsewhere(&bench, 150);
+    for pause in [2, 5, 10, 15, 20] {
+        let mut command = other.command(["bundle", "import", "x.tar.zst"]);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().expect("the program starts");
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        let verified = other.run(["cache", "verify"]);
+        assert_eq!(verified.code, Some(0), "after {pause} ms: {verified:?}");
+        assert!(crate::shared::names(&other.path("cache/v1/tmp")).is_empty(), "after {pause} ms");
+    }
+    assert_eq!(other.run(["bundle", "import", "x.tar.zst"]).code, Some(0));
+    assert_eq!(other.statuses(["--only", "both"]), ["items cached", "copy cached", "both cached"]);
+}

@@ -98,6 +98,32 @@ fn damaged_and_future_records_are_misses() {
 }
 
 #[test]
+fn results_of_a_later_version_are_left_to_it() {
+    let bench = chain(2);
+    bench.run_json([]);
+    let count = || files(&bench, "cache/v1/cas").len();
+    let before = count();
+    for path in files(&bench, "cache/v1/ac") {
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        let json = text.lines().next().expect("a line").replace("\"version\":2,", "\"version\":99,");
+        let digest = orandflow::digest::Digest::of(json.as_bytes());
+        std::fs::write(&path, format!("{json}\n{digest}\n")).expect("it can be written");
+    }
+    // Nobody here can say which blobs they need, so none may go.
+    let gc = bench.run(["cache", "gc", "--max-size", "0"]);
+    assert_eq!(gc.code, Some(1), "{gc:?}");
+    assert!(
+        gc.stderr.contains(" is of a later version of this program\nhelp: nobody here can say what it needs"),
+        "{gc:?}"
+    );
+    let verify = bench.run(["cache", "verify", "--repair"]);
+    assert_eq!(verify.code, Some(0), "{verify:?}");
+    assert_eq!(verify.stdout.matches(" is of a later version of this program\n").count(), 8, "{verify:?}");
+    assert_eq!((count(), files(&bench, "cache/v1/ac").len()), (before, 8));
+    assert!(bench.run(["run", "pipeline.toml"]).stdout.contains("5 stages: 5 ran"));
+}
+
+#[test]
 fn an_unwritable_cache_is_refused_before_anything_runs() {
     let bench = chain(1);
     bench.write("file", "not a folder");

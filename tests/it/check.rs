@@ -1272,3 +1272,45 @@ x = {}
        ╰ help: a variable is a string, a number, `true` or `false`
     "#);
 }
+
+#[test]
+fn variables_that_would_fill_any_memory() {
+    let mut toml = "[vars]\nv0 = \"0123456789\"\n".to_owned();
+    for index in 1..=12 {
+        let inner = format!("${{v{}}}", index - 1).repeat(10);
+        toml += &format!("v{index} = \"{inner}\"\n");
+    }
+    toml += "[stages.a]\nkind = \"debug.concat\"\ntext = \"${v12}\"\n";
+    let said = complaint(&toml, &[]);
+    assert_eq!(said.matches("error: ").count(), 1, "{said}");
+    assert!(said.starts_with("error: the variables of this file make more than 16 MiB of text\n"), "{said}");
+}
+
+#[test]
+fn variables_and_stages_in_rows_without_end() {
+    let mut toml = "[vars]\n".to_owned();
+    for index in 0..20_000 {
+        toml += &format!("v{index:05} = \"${{v{:05}}}\"\n", index + 1);
+    }
+    toml += "v20000 = \"a\"\n[stages.a]\nkind = \"debug.concat\"\ntext = \"${v00000}\"\n";
+    let said = complaint(&toml, &[]);
+    assert!(said.starts_with("error: more than 100 variables need each other's values\n"), "{said}");
+    let mut toml = String::new();
+    for index in 0..20_000 {
+        toml += &format!("[stages.s{index:05}]\nlike = \"s{:05}\"\n", index + 1);
+    }
+    toml += "[stages.s20000]\nkind = \"debug.concat\"\n";
+    let said = complaint(&toml, &[]);
+    assert!(said.starts_with("error: more than 100 stages are like one another in a row\n"), "{said}");
+}
+
+#[test]
+fn more_mistakes_than_anybody_reads() {
+    let mut toml = "[stages.a]\nkind = \"debug.concat\"\n".to_owned();
+    for index in 0..300 {
+        toml += &format!("p{index} = 1\n");
+    }
+    let said = complaint(&toml, &[]);
+    assert_eq!(said.matches("error: ").count(), 101, "{said}");
+    assert!(said.ends_with("\nerror: 200 more mistakes are not shown\n"), "{said}");
+}

@@ -128,6 +128,71 @@ fn what_a_run_that_is_under_way_needs_stays() {
     assert!(to_run(&bench, &[]) > 0, "nobody uses them any more");
 }
 
+/// Collects what was not used for an hour, again and again, until all of these have ended well.
+fn collect_until_the_end(bench: &Workbench, mut running: Vec<std::process::Child>) {
+    while running.iter_mut().any(|child| child.try_wait().expect("it can be asked").is_none()) {
+        gc(bench, &["--max-age", "1h"]);
+    }
+    for mut child in running {
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
+}
+
+fn start(bench: &Workbench, arguments: &[&str]) -> std::process::Child {
+    let mut command = bench.command(arguments.iter().copied());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+}
+
+#[test]
+fn shards_that_a_run_under_way_counts_on_stay() {
+    let bench = chain(200);
+    bench.run_json([]);
+    age(&bench, 50);
+    bench.write("items/i7.txt", "edited");
+    // One shard of three stages is made again. Those of `copy` that are good are known by now, those of `both` are not yet.
+    let before = crate::shared::count_events(&bench, "step.started");
+    let child = start(&bench, &["run", "pipeline.toml", "--set", "stages.copy.wait=2000"]);
+    while crate::shared::count_events(&bench, "step.started") < before + 2 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    collect_until_the_end(&bench, vec![child]);
+    assert_eq!(bench.events("action.done").len(), 3 + 2, "nothing was made that had been there");
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+    assert_eq!(to_run(&bench, &[]), 0);
+}
+
+#[test]
+fn collections_beside_two_runs_cost_them_nothing() {
+    let bench = chain(150);
+    let run = ["run", "pipeline.toml", "--set", "stages.copy.wait=50", "--set", "stages.both.wait=50"];
+    collect_until_the_end(&bench, vec![start(&bench, &run), start(&bench, &run)]);
+    // Four shards of three stages, and two whole ones, each made once by one of the two.
+    assert_eq!(crate::shared::count_events(&bench, "action.done"), 3 * 4 + 2);
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+    assert_eq!(to_run(&bench, &[]), 0);
+}
+
+#[test]
+fn after_a_clock_was_set_back_nothing_is_collected_beside_a_run() {
+    let bench = chain(20);
+    bench.run_json([]);
+    age(&bench, 50);
+    bench.write("sleep.toml", "[pipeline]\nname = \"sleep\"\n[stages.sleep]\nkind = \"debug.sleep\"\nseconds = 60\n");
+    let mut child = start(&bench, &["run", "sleep.toml"]);
+    wait_for(&bench, "step.started", "sleep");
+    for owner in names(&bench.path("cache/v1/tmp")) {
+        let file = std::fs::File::options().write(true).open(bench.path("cache/v1/tmp").join(owner).join("run"));
+        let later = SystemTime::now() + Duration::from_secs(24 * 3600);
+        file.and_then(|file| file.set_modified(later)).expect("a run says since when it runs");
+    }
+    gc(&bench, &["--max-size", "0"]);
+    assert_eq!(to_run(&bench, &[]), 0, "nobody can say what is older than the run");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    gc(&bench, &["--max-size", "0"]);
+    assert!(to_run(&bench, &[]) > 0);
+}
+
 #[test]
 fn a_clock_that_jumps_costs_nothing() {
     let bench = chain(10);

@@ -186,3 +186,74 @@ fn permission_that_is_lost_during_a_run_fails_the_stage_and_nothing_is_made_twic
     assert!(before.iter().all(|(path, time)| after.get(path) == Some(time)), "what was complete was not made again");
     assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
 }
+
+#[test]
+fn blobs_that_may_not_be_read_are_made_again() {
+    let bench = bench();
+    let (fresh, _) = self::bench().run_json(["--set", "stages.text.text=new"]);
+    let start = |arguments: &[&str]| {
+        let output = as_somebody(&bench, arguments)?.output().expect("it starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program writes UTF-8");
+        Some((output.status.code(), text(output.stdout), text(output.stderr)))
+    };
+    let Some((code, ..)) = start(&["run", "pipeline.toml"]) else {
+        say("left out: the program cannot be run here as somebody who is not root");
+        return;
+    };
+    assert_eq!(code, Some(0));
+    // As when a colleague's mask lets nobody else read.
+    let done = Command::new("find")
+        .arg(bench.path("cache/v1/cas"))
+        .args(["-type", "f", "-exec", "chmod", "a-r", "{}", "+"])
+        .status();
+    assert!(done.expect("find starts").success());
+    let (code, stdout, _) = start(&["cache", "verify"]).expect("as before");
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("unreadable blob ") && stdout.contains("Permission denied"), "{stdout}");
+    let (code, stdout, stderr) =
+        start(&["run", "pipeline.toml", "--json", "--set", "stages.text.text=new"]).expect("as before");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains(" cannot be read: ") && stderr.contains("; it is made again"), "{stderr}");
+    let object: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(object["stages"][2]["output"], fresh["stages"][2]["output"]);
+    let (code, stdout, _) = start(&["cache", "verify", "--repair"]).expect("as before");
+    assert_eq!(code, Some(0), "{stdout}");
+    assert_eq!(start(&["cache", "verify"]).expect("as before").0, Some(0));
+    // Whoever may not read a record cannot say which blobs it needs.
+    let record = records(&bench).into_keys().next().expect("there are records");
+    let chmod = |mode: &str| {
+        let done = Command::new("chmod").arg(mode).arg(&record).status();
+        assert!(done.expect("chmod starts").success());
+    };
+    chmod("a-r");
+    let (code, _, stderr) = start(&["cache", "gc", "--max-size", "0"]).expect("as before");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(" cannot be read: Permission denied"), "{stderr}");
+    chmod("u+r");
+    assert_eq!(start(&["cache", "verify"]).expect("as before").0, Some(0));
+}
+
+#[test]
+fn what_a_colleague_uses_is_not_collected() {
+    let bench = bench();
+    bench.run_json([]);
+    let Some(mut command) = as_somebody(&bench, &["run", "pipeline.toml"]) else {
+        say("left out: the program cannot be run here as somebody who is not root");
+        return;
+    };
+    // Folders that both may write, and files of this one that were made long ago: only their owner can set their time.
+    let files = |do_it: &[&str]| {
+        let folders = ["cache/v1/ac", "cache/v1/cas"].map(|folder| bench.path(folder));
+        let done =
+            Command::new("find").args(folders).args(["-type", "f", "-exec"]).args(do_it).args(["{}", "+"]).status();
+        assert!(done.expect("find starts").success());
+    };
+    let own = Command::new("id").arg("-u").output().expect("id starts").stdout;
+    files(&["chown", String::from_utf8_lossy(&own).trim()]);
+    files(&["touch", "-d", "50 hours ago"]);
+    let output = command.output().expect("it starts");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("3 stages: 3 cached"), "{output:?}");
+    assert_eq!(bench.run(["cache", "gc", "--max-age", "1h"]).code, Some(0));
+    assert_eq!(bench.statuses([]), ["items cached", "copy cached", "text cached"]);
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+}

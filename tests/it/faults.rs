@@ -58,25 +58,36 @@ fn an_input_that_lacks_images_is_refused_with_their_ids() {
 }
 
 #[test]
-fn a_file_that_is_edited_during_the_run_is_noticed() {
-    let bench = chain(2);
-    let pipeline = "[pipeline]\nname = \"edit\"\n[stages.sleep]\nkind = \"debug.sleep\"\nseconds = 1.5\n\
-                    [stages.items]\nkind = \"debug.items\"\nfolder = \"items\"\n";
-    bench.write("pipeline.toml", pipeline);
-    let child = bench
-        .command(["run", "pipeline.toml", "--jobs", "1"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    wait_for(&bench, "step.started", "sleep");
-    bench.write("items/i1.txt", "edited");
-    let output = child.wait_with_output().expect("it ends");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("`items/i1.txt` changed while the run was under way"), "{stderr}");
-    // The next run sees the file as it is now.
-    assert_eq!(bench.statuses([]), ["sleep cached", "items ran"]);
+fn a_file_that_is_edited_or_vanishes_during_the_run_is_noticed() {
+    type Event = fn(&Workbench);
+    let events: [(Event, &str); 2] = [
+        (|bench| bench.write("items/i1.txt", "edited"), "`items/i1.txt` changed while the run was under way"),
+        (
+            |bench| std::fs::remove_file(bench.path("items/i1.txt")).expect("it is there"),
+            "failed to open file `items/i1.txt`: No such file or directory",
+        ),
+    ];
+    for (event, message) in events {
+        let bench = chain(2);
+        let pipeline = "[pipeline]\nname = \"edit\"\n[stages.sleep]\nkind = \"debug.sleep\"\nseconds = 1.5\n\
+                        [stages.items]\nkind = \"debug.items\"\nfolder = \"items\"\n";
+        bench.write("pipeline.toml", pipeline);
+        let child = bench
+            .command(["run", "pipeline.toml", "--jobs", "1"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        wait_for(&bench, "step.started", "sleep");
+        event(&bench);
+        let output = child.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+        // The next run sees the files as they are now.
+        assert_eq!(bench.statuses([]), ["sleep cached", "items ran"]);
+        assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::workbench::say;
+use orandflow::diag::Source;
 use orandflow::digest::Digest;
 use orandflow::pipeline::{self, Texts};
 use orandflow::plan;
@@ -17,6 +18,7 @@ use orandflow::store::actions::{Lookup, Provenance, Record};
 use orandflow::store::bundle::{Chosen, Limits, read_index};
 use orandflow::store::files::Files;
 use orandflow::store::manifest::{Entry, Manifest};
+use orandflow::sweep;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -230,7 +232,7 @@ fn damaged_bundles(length: Length) {
         let store = Store::open(&cache).expect("a cache");
         let taken = store.import_bundle(&path, Limits::default());
         let records = store.records().expect("they can be listed");
-        assert!(records.unreadable.is_empty());
+        assert!(records.damaged.is_empty() && records.closed.is_empty());
         match taken {
             // Nothing that is taken in is damaged.
             Ok(taken) => {
@@ -275,15 +277,54 @@ const TOML_WORDS: &[&str] = &[
     "]",
     "{",
     "#",
+    "like = \"x\"\n",
+    "[vars]\n",
+    "a = \"${b}${b}${b}${b}\"\nb = \"${c}${c}${c}${c}\"\n",
+    "[sweep.grid]\n",
+    "seeds = [0, 1, 2]\n",
+    "\"stages.x.y\" = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n",
+    "[[sweep.list]]\n",
+    "[sweep.variants.x]\n",
+    "exclude = [{ seed = 0 }]\n",
+    "targets = [\"x\"]\n",
 ];
 
-fn damaged_pipelines(length: Length) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+/// Returns the texts of the pipeline files in a folder.
+fn pipelines(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut texts: Vec<String> = std::fs::read_dir(folder)
         .expect("there are pipelines")
         .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
         .collect();
     texts.sort();
+    texts
+}
+
+fn damaged_sweeps(length: Length) {
+    let (bases, sweeps) = (pipelines("pipelines"), pipelines("pipelines/ablations"));
+    let path = Path::new("fuzz.toml");
+    fuzz("sweeps", length, |random| {
+        let mut sources = Vec::new();
+        for texts in [&bases, &sweeps] {
+            let mut bytes = texts[below(random, texts.len())].clone().into_bytes();
+            if sources.len() == 1 || below(random, 4) == 0 {
+                damage(&mut bytes, TOML_WORDS, random);
+            }
+            sources.push(Source { name: "fuzz.toml".to_owned(), text: String::from_utf8_lossy(&bytes).into_owned() });
+        }
+        if below(random, 4) == 0 {
+            // A pipeline with a sweep of its own.
+            sources.remove(0);
+        }
+        if let Err(faults) = sweep::of_texts(path, sources, &[], catalog()) {
+            assert!(!faults.is_empty());
+            let _ = draw::diagnostics(&faults, false);
+        }
+    });
+}
+
+fn damaged_pipelines(length: Length) {
+    let mut texts = pipelines("pipelines");
     texts.push(crate::run::CHAIN.to_owned());
     fuzz("pipelines", length, |random| {
         let mut bytes = texts[below(random, texts.len())].clone().into_bytes();
@@ -334,6 +375,17 @@ fn fuzz_bundles() {
 #[test]
 fn damaged_pipelines_are_refused() {
     damaged_pipelines(Length::Rounds(150));
+}
+
+#[test]
+fn damaged_sweeps_are_refused() {
+    damaged_sweeps(Length::Rounds(60));
+}
+
+#[test]
+#[ignore = "takes long; the short form runs always"]
+fn fuzz_sweeps() {
+    damaged_sweeps(long());
 }
 
 #[test]

@@ -63,6 +63,21 @@ fn some_file(bench: &Workbench, folder: &str, random: &mut ChaCha8Rng) -> Option
     (!files.is_empty()).then(|| files.swap_remove(below(random, files.len())))
 }
 
+/// Returns the bytes of the stage that reads all others, as whoever exports it gets them. One that is damaged is refused, and
+/// then made again.
+fn text(bench: &Workbench, sets: &[String; 2]) -> Vec<u8> {
+    let more = ["--set", &sets[0], "--set", &sets[1]];
+    let export = || bench.run(["export", "pipeline.toml", "text", "--to", "out"].into_iter().chain(more));
+    let first = export();
+    if first.code != Some(0) {
+        assert!(first.stderr.contains(" was damaged in the cache and is removed"), "{first:?}");
+        assert_eq!(bench.run(["run", "pipeline.toml"].into_iter().chain(more)).code, Some(0));
+        let second = export();
+        assert_eq!(second.code, Some(0), "{second:?}");
+    }
+    bench.read("out/text.txt")
+}
+
 fn sequence(seed: u64, length: usize) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let random = &mut random;
@@ -76,7 +91,11 @@ fn sequence(seed: u64, length: usize) {
         world.write(&bench);
         let sets = world.sets();
         let run = ["run", "pipeline.toml", "--json", "--set", &sets[0], "--set", &sets[1]];
-        let what = below(random, 9);
+        let start = || {
+            let mut command = bench.command(run.iter().copied());
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+        };
+        let what = below(random, 11);
         story.push(what);
         match what {
             0 => drop(world.items.insert(format!("i{}.txt", below(random, 90)), format!("{}", random.next_u32()))),
@@ -84,16 +103,22 @@ fn sequence(seed: u64, length: usize) {
             2 => world.suffix = below(random, 3),
             3 => world.note = below(random, 3),
             4 => {
-                let mut command = bench.command(run.iter().copied());
-                let mut child =
-                    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+                let mut child = start();
                 std::thread::sleep(Duration::from_millis(below(random, 60) as u64));
                 child.kill().expect("it can be killed");
                 child.wait().expect("it ends");
             }
             5 => {
                 let most = format!("{}", below(random, 60_000));
-                assert_eq!(bench.run(["cache", "gc", "--max-size", &most]).code, Some(0));
+                let mut command = bench.command(["cache", "gc", "--max-size", &most]);
+                let mut child = command.stdout(Stdio::null()).spawn().expect("the program starts");
+                if below(random, 2) == 0 {
+                    std::thread::sleep(Duration::from_millis(below(random, 10) as u64));
+                    child.kill().expect("it can be killed");
+                    child.wait().expect("it ends");
+                } else {
+                    assert_eq!(child.wait().expect("it ends").code(), Some(0), "seed {seed}, {story:?}");
+                }
             }
             6 => {
                 let folder = ["cache/v1/cas", "cache/v1/ac"][below(random, 2)];
@@ -110,14 +135,24 @@ fn sequence(seed: u64, length: usize) {
                     std::fs::write(&path, bytes).expect("it can be written");
                 }
             }
+            7 => {
+                // Two at once, and a collection beside them.
+                let running = [start(), start()];
+                let most = format!("{}", below(random, 60_000));
+                assert_eq!(bench.run(["cache", "gc", "--max-size", &most]).code, Some(0));
+                for mut child in running {
+                    assert_eq!(child.wait().expect("it ends").code(), Some(0), "seed {seed}, {story:?}");
+                }
+            }
             _ => {
                 let outcome = bench.run(run.iter().copied());
                 assert_eq!(outcome.code, Some(0), "seed {seed}, {story:?}: {outcome:?}");
                 let got: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
                 let fresh = Workbench::new().pipeline(CHAIN);
                 world.write(&fresh);
-                let fresh: Value = serde_json::from_str(&fresh.run(run.iter().copied()).stdout).expect("JSON");
-                assert_eq!(outputs(&got), outputs(&fresh), "seed {seed}, {story:?}");
+                let expected: Value = serde_json::from_str(&fresh.run(run.iter().copied()).stdout).expect("JSON");
+                assert_eq!(outputs(&got), outputs(&expected), "seed {seed}, {story:?}");
+                assert_eq!(text(&bench, &sets), text(&fresh, &sets), "seed {seed}, {story:?}");
             }
         }
     }

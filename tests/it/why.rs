@@ -1,5 +1,9 @@
 //! Why a stage runs, in the words of `plan`.
 
+use orandflow::digest::Digest;
+use orandflow::store::Store;
+use serde_json::Value;
+
 use crate::run::{CHAIN, chain};
 
 #[test]
@@ -44,6 +48,23 @@ fn a_changed_parameter_is_named_with_its_place() {
     assert!(plan.stdout.contains(r#"to run   suffix "" -> "z" (--set)"#), "{}", plan.stdout);
     let plan = bench.run(["plan", "pipeline.toml", "--set", "stages.both.inputs.a=items"]);
     assert!(plan.stdout.contains("to run   input a changed (stage items)"), "{}", plan.stdout);
+}
+
+#[test]
+fn a_new_version_of_a_kind_is_named() {
+    let bench = chain(2);
+    let (object, _) = bench.run_json([]);
+    let key: Digest = object["stages"][1]["key"].as_str().expect("a key").parse().expect("a digest");
+    // As if an earlier version of the program had been the last to run here.
+    let store = Store::open(&bench.path("cache")).expect("a cache");
+    let mut action: Value = serde_json::from_slice(&store.get(key).expect("its action is kept")).expect("JSON");
+    assert_eq!(action["revision"], 1);
+    action["revision"] = 0.into();
+    let before = store.put(action.to_string().as_bytes(), false).expect("written");
+    store.set_last("chain", "copy", before).expect("written");
+    drop(store);
+    let plan = bench.run(["plan", "pipeline.toml", "--set", "stages.copy.note=7"]);
+    assert!(plan.stdout.contains("to run   revision 0 -> 1; note 0 -> 7 (--set)"), "{}", plan.stdout);
 }
 
 #[test]

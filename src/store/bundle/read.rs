@@ -169,7 +169,7 @@ impl Store {
     /// If it is no bundle, damaged, too large, or something cannot be read or written.
     pub fn import_bundle(&self, path: &Path, limits: Limits) -> Result<Taken, BundleError> {
         // Nothing that has been put here is collected before its record is.
-        self.run_begins()?;
+        self.run_begins("")?;
         let (mut archive, packed) = open(path)?;
         let mut members = Members { entries: archive.entries().map_err(unreadable)?.raw(true) };
         let index = index(&mut members)?;
@@ -269,7 +269,7 @@ impl Store {
         }
         // What is here already counts as new, lest it be collected before its record is written.
         for digest in needed.iter().filter(|digest| !staged.contains_key(digest)) {
-            crate::store::collect::renew(self.blob_path(*digest));
+            crate::store::collect::renew(&self.blob_path(*digest));
         }
         let staged: Vec<_> = staged.into_iter().filter(|(digest, _)| needed.contains(digest)).collect();
         let place = |(digest, (from, _)): &(Digest, (PathBuf, u64))| {
@@ -279,7 +279,7 @@ impl Store {
                 fs_err::create_dir_all(parent)?;
             }
             fs_err::rename(from, to)?;
-            self.not_gone(*digest);
+            self.arrived(*digest);
             Ok(())
         };
         staged.par_iter().map(place).collect::<std::io::Result<()>>()?;

@@ -105,9 +105,9 @@ impl Transport for Cloud {
         Ok(Some(Stream { from, body: Box::new(pieces) }))
     }
 
-    fn has(&self, name: &str) -> Result<bool, Fault> {
+    fn has(&self, name: &str, size: u64) -> Result<bool, Fault> {
         let path = self.path(name);
-        Ok(found(self.runtime.block_on(self.store.head(&path)))?.is_some())
+        Ok(found(self.runtime.block_on(self.store.head(&path)))?.is_some_and(|object| object.size == size))
     }
 
     fn put(&self, name: &str, size: u64, content: &mut (dyn Read + Send)) -> Result<(), Fault> {

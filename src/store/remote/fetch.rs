@@ -137,7 +137,7 @@ impl Store {
             return Ok(false);
         }
         self.move_to(file, &path, size as usize, false)?;
-        self.not_gone(digest);
+        self.arrived(digest);
         Ok(true)
     }
 
@@ -171,10 +171,14 @@ impl Store {
         Ok(())
     }
 
-    /// Takes for gone what is not here of these blobs, without asking for it.
+    /// Takes for gone what is not here of these blobs, without asking for it, and finds those that cannot be opened.
     pub fn give_up(&self, blobs: &[(Digest, u64)]) {
-        for (digest, _) in blobs.iter().filter(|(digest, size)| !self.has(*digest, *size)) {
-            self.set_gone(*digest);
+        for (digest, size) in blobs {
+            if self.has(*digest, *size) {
+                self.doubt(*digest);
+            } else {
+                self.set_gone(*digest);
+            }
         }
     }
 }

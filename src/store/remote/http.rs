@@ -77,11 +77,12 @@ impl Transport for Http {
         Ok(Some(Stream { from, body: Box::new(response.into_body().into_reader()) }))
     }
 
-    fn has(&self, name: &str) -> Result<bool, Fault> {
+    fn has(&self, name: &str, size: u64) -> Result<bool, Fault> {
         let request = self.with_authorization(self.agent.head(self.address.of(name)));
         let response = request.call().map_err(|error| fault(&error))?;
+        let length = response.headers().get("Content-Length").and_then(|length| length.to_str().ok()?.parse().ok());
         match response.status() {
-            StatusCode::OK => Ok(true),
+            StatusCode::OK => Ok(length.is_none_or(|length: u64| length == size)),
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
             status => Err(refused(status)),
         }

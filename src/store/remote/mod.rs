@@ -60,8 +60,9 @@ trait Transport: fmt::Debug + Send + Sync {
     /// Returns an object of about this size, from a byte on or from its beginning; `None` if there is none.
     fn get(&self, name: &str, from: u64, size: u64) -> Result<Option<Stream>, Fault>;
 
-    /// Whether there is an object of this name.
-    fn has(&self, name: &str) -> Result<bool, Fault>;
+    /// Whether there is an object of this name, and of this length where it says how long it is: some servers keep the half of a
+    /// transfer that broke off.
+    fn has(&self, name: &str, size: u64) -> Result<bool, Fault>;
 
     /// Writes an object whole, or not at all.
     fn put(&self, name: &str, size: u64, content: &mut (dyn Read + Send)) -> Result<(), Fault>;

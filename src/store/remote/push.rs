@@ -184,7 +184,7 @@ impl Store {
             let known = remote.known();
             known.objects.get(&object.name).into_iter().flatten().any(|digest| known.broken.contains(digest))
         };
-        match remote.try_it(|| remote.transport.has(&name)) {
+        match remote.try_it(|| remote.transport.has(&name, object.size)) {
             None => return Ok(None),
             Some(true) if !broken => return Ok(Some(false)),
             Some(_) => {}
