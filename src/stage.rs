@@ -139,7 +139,7 @@ impl StageError {
 }
 
 /// A file outside the cache that a stage reads. Its content, not its path, is part of the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// What it is to the stage: `image`, `mask`, `annotation`, or a relative path.
     pub role: String,
@@ -148,7 +148,7 @@ pub struct SourceFile {
 }
 
 /// One image of a stage that brings data in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceItem {
     /// The image id.
     pub id: String,
@@ -159,7 +159,7 @@ pub struct SourceItem {
 }
 
 /// What a stage reads from outside the cache; found by looking, without opening images.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sources {
     /// Per image, for `PerImage` stages: these define the shards where no input does.
     pub items: Vec<SourceItem>,
@@ -246,8 +246,15 @@ pub trait Stage: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Names a file that is too large to be read for every plan and from which [`Self::sources`] finds out all that it says. Their
+    /// answer is then remembered: as long as this file, all parameters and the revision are what they were, they are not asked
+    /// again. They may list folders beside, if only to find the files that they name, and may not depend on inputs.
+    fn index(_params: &Self::Params) -> Option<PathBuf> {
+        None
+    }
+
     /// Says what the stage reads from outside the cache. Called at plan time as soon as the inputs are known; only lists and
-    /// reads small files.
+    /// reads small files, but for [`Self::index`].
     fn sources(_params: &Self::Params, _inputs: &Inputs) -> Result<Sources, StageError> {
         Ok(Sources::default())
     }
@@ -430,6 +437,8 @@ pub enum ParseError {
 pub trait StageRun: Send + Sync {
     /// Parameters with defaults filled in, those that are not part of the key included.
     fn params(&self) -> serde_json::Value;
+    /// As [`Stage::index`].
+    fn index(&self) -> Option<PathBuf>;
     /// As [`Stage::sources`].
     fn sources(&self, inputs: &Inputs) -> Result<Sources, StageError>;
     /// As [`Stage::meta`].
@@ -478,6 +487,10 @@ impl<S: Stage> StageRun for Parsed<S> {
         // Through text, where an f32 of 0.3 is `0.3`; `to_value` would widen it to 0.30000001192092896.
         let text = serde_json::to_string(&self.0).expect("parameters are JSON");
         serde_json::from_str(&text).expect("what was written can be read")
+    }
+
+    fn index(&self) -> Option<PathBuf> {
+        S::index(&self.0)
     }
 
     fn sources(&self, inputs: &Inputs) -> Result<Sources, StageError> {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype as Type, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+
+use crate::foreign::{Dtype, View, torch};
 
 /// The name of the part that holds the tensors.
 pub const PART: &str = "weights.safetensors";
@@ -40,7 +42,7 @@ pub fn encode(tensors: &NamedTensors) -> Vec<u8> {
         })
         .collect();
     let views = bytes.iter().map(|(name, shape, data)| {
-        (*name, TensorView::new(Dtype::F32, shape.to_vec(), data).expect("the bytes fit the shape"))
+        (*name, TensorView::new(Type::F32, shape.to_vec(), data).expect("the bytes fit the shape"))
     });
     safetensors::serialize(views, None).expect("the tensors can be laid out")
 }
@@ -80,17 +82,48 @@ pub fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();
     let two = || bytes.chunks_exact(2).map(|two| [two[0], two[1]]);
     Some(match view.dtype() {
-        Dtype::F16 => two().map(|two| half::f16::from_le_bytes(two).to_f32()).collect(),
-        Dtype::BF16 => two().map(|two| half::bf16::from_le_bytes(two).to_f32()).collect(),
-        Dtype::F32 => {
+        Type::F16 => two().map(|two| half::f16::from_le_bytes(two).to_f32()).collect(),
+        Type::BF16 => two().map(|two| half::bf16::from_le_bytes(two).to_f32()).collect(),
+        Type::F32 => {
             bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
         }
-        Dtype::F64 => {
+        Type::F64 => {
             let eight = bytes.chunks_exact(8).map(|eight| eight.try_into().expect("chunks of eight"));
             eight.map(|eight| f64::from_le_bytes(eight) as f32).collect()
         }
         _ => return None,
     })
+}
+
+/// Reads the weights of any program, safetensors or a `.pth` of PyTorch: numbers with a fraction as f32, without counters of whole
+/// numbers.
+///
+/// # Errors
+/// A sentence fragment on what is wrong with the file, to stand behind its name.
+pub fn read(bytes: &[u8]) -> Result<NamedTensors, String> {
+    if torch::is_torch(bytes) {
+        let tree = torch::read(bytes).map_err(|error| error.to_string())?;
+        let tensors = torch::state_dict(tree.root()).map_err(|error| error.to_string())?;
+        let values = |view: &View<'_, '_>, name: &str| -> Result<Values, String> {
+            let data = view.floats().map_err(|error| format!("tensor `{name}`: {error}"))?;
+            Ok(Values { shape: view.shape().unwrap_or_default().to_vec(), data })
+        };
+        let fractions = tensors.iter().filter(|(_, view)| view.dtype().is_some_and(Dtype::is_float));
+        return fractions.map(|(name, view)| Ok(((*name).to_owned(), values(view, name)?))).collect();
+    }
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| format!("this is neither a file of PyTorch nor a safetensors file: {error}"))?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.tensors() {
+        if matches!(view.dtype(), Type::I32 | Type::I64) {
+            continue;
+        }
+        let data = floats(&view).ok_or_else(|| {
+            format!("tensor `{name}` has type {:?}, and only F64, F32, F16 and BF16 are read", view.dtype())
+        })?;
+        tensors.insert(name, Values { shape: view.shape().to_vec(), data });
+    }
+    Ok(tensors)
 }
 
 /// Decodes safetensors whose tensors are all f32; an error says what is wrong with the bytes.
@@ -99,7 +132,7 @@ pub fn decode(bytes: &[u8]) -> Result<NamedTensors, String> {
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            if view.dtype() != Dtype::F32 {
+            if view.dtype() != Type::F32 {
                 return Err(format!("tensor `{name}` has type {:?} where F32 is due", view.dtype()));
             }
             let data = floats(&view).expect("f32 has a fraction");

@@ -1,9 +1,10 @@
 //! `orandflow doctor`: looks the data of a pipeline through before any time is spent. Reads files and keeps nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -12,9 +13,12 @@ use super::{Failure, doctor_devices};
 use crate::artifact::images::ClassList;
 use crate::data::voc::{self, labels_of};
 use crate::data::{coco, count, listed, sbd};
+use crate::digest::Digest;
 use crate::image::codec;
+use crate::kind::Kind;
 use crate::plan::Step;
 use crate::stage::{Inputs, SourceItem, Sources, StageError};
+use crate::store::manifest::{Entry, Lazy, Manifest, shard_name};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -33,12 +37,21 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let plan = pipeline.load()?;
     let mut text = String::new();
     let mut faults = 0;
-    // A stage with inputs knows its files only when those are made.
-    for step in plan.steps.iter().filter(|step| step.inputs.is_empty()) {
+    // The images of data sets are known, and with them the files that go with each; what other stages make is not there yet.
+    let mut sets: BTreeMap<usize, Arc<Lazy>> = BTreeMap::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let ports = step.inputs.iter().map(|input| Some((input.port, Arc::clone(sets.get(&input.step)?)))).collect();
+        let Some(ports) = ports else { continue };
+        let inputs = Inputs { ports };
         let mut findings = Findings::default();
-        match step.run.sources(&Inputs::default()) {
+        match step.run.sources(&inputs) {
             Err(error) => findings.refused(&error),
-            Ok(sources) => examine(step, &sources, &mut findings),
+            Ok(sources) => {
+                examine(step, &sources, &inputs, &mut findings);
+                if step.kind.spec().output == Kind::ImageSet {
+                    sets.insert(index, Arc::new(Lazy::from(images(step, &sources))));
+                }
+            }
         }
         if findings.lines.is_empty() {
             continue;
@@ -83,7 +96,16 @@ impl Findings {
     }
 }
 
-fn examine(step: &Step, sources: &Sources, findings: &mut Findings) {
+/// A set of images as stages see it that only ask for ids and classes.
+fn images(step: &Step, sources: &Sources) -> Manifest {
+    let mut ids: Vec<String> = sources.items.iter().map(|item| item.id.clone()).collect();
+    ids.sort_unstable();
+    let entry = Entry { digest: Digest::of(b""), size: 0, ids, content: Vec::new() };
+    let meta = step.run.meta(&Inputs::default()).unwrap_or_default();
+    Manifest { kind: Kind::ImageSet, buckets: Some(1), meta, entries: BTreeMap::from([(shard_name(0), entry)]) }
+}
+
+fn examine(step: &Step, sources: &Sources, inputs: &Inputs, findings: &mut Findings) {
     let absent: Vec<String> =
         sources.files.iter().filter(|file| !file.path.exists()).map(|file| file.path.display().to_string()).collect();
     if !absent.is_empty() {
@@ -93,6 +115,10 @@ fn examine(step: &Step, sources: &Sources, findings: &mut Findings) {
     if sources.items.iter().any(|item| item.files.iter().any(|file| file.role == "image")) {
         let classes = step.run.meta(&Inputs::default()).ok().and_then(|meta| serde_json::from_value(meta).ok());
         dataset(step, &sources.items, classes.as_ref(), findings);
+    } else if let Some(set) = inputs.maybe("images")
+        && !sources.items.is_empty()
+    {
+        findings.fine(format!("files of {} of {}", sources.items.len(), count(set.ids().len(), "image", "images")));
     }
 }
 

@@ -78,6 +78,7 @@ mod networks {
     use crate::cli::export::with_result;
     use crate::cli::remote::RemoteArgs;
     use crate::data::{count, folder};
+    use crate::foreign::torch;
     use crate::image::{LabelMap, Rgb, codec, palette};
     use crate::kind::Kind;
     use crate::nn::device;
@@ -185,6 +186,14 @@ mod networks {
         }
         let path = Path::new(&args.weights);
         let bytes = fs_err::read(path).map_err(|error| refuse(error.to_string(), None))?;
+        if torch::is_torch(&bytes) {
+            let message = format!(
+                "`{}`: the file is PyTorch's, which does not say which network and classes it is for",
+                args.weights
+            );
+            let help = "bring it in with a `weights.import` stage, for this as `arch = \"resnet38_seg\"`, run that, and give FILE.toml:STAGE";
+            return Err(refuse(message, Some(help)));
+        }
         let wrong = |error: String| refuse(format!("`{}`: {error}", args.weights), None);
         let meta = weights::description(&bytes).map_err(wrong)?.ok_or_else(|| {
             let message = format!("`{}`: the file does not say which network and classes it is for", args.weights);

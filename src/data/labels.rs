@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::voc::{foreground, read as read_text};
+use super::voc::foreground;
 use super::{Problem, count, listed};
 use crate::foreign::npy;
 
@@ -47,10 +47,17 @@ fn digits(id: &str) -> String {
     digits.trim_start_matches('0').to_owned()
 }
 
+fn unread(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::with_help(
+        format!("the file of labels cannot be read: `{}`: {error}", path.display()),
+        "`labels` says where it lies; paths are relative to the working directory",
+    )
+}
+
 /// Reads a dict of one array per image.
 fn npy_rows(path: &Path, classes: &[String]) -> Result<Rows, Problem> {
     let name = path.display();
-    let bytes = fs_err::read(path).map_err(|error| Problem::new(error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| unread(path, &error))?;
     let wrong = |what: String| {
         Problem::with_help(
             format!("the labels in `{name}` cannot be read: {what}"),
@@ -85,7 +92,7 @@ fn npy_rows(path: &Path, classes: &[String]) -> Result<Rows, Problem> {
 /// Reads the columns `id` and `label`.
 pub fn csv_rows(path: &Path, classes: &[String]) -> Result<Rows, Problem> {
     const COLUMNS: &str = "the file needs a first line `id,label` and then one row per image and class";
-    let text = read_text(path)?;
+    let text = std::fs::read_to_string(path).map_err(|error| unread(path, &error))?;
     let name = path.display();
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let wrong =

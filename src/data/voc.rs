@@ -141,8 +141,8 @@ impl Layout {
 
     /// Returns the XML annotation of each id.
     pub fn annotations(&self, ids: &[String]) -> Result<Vec<PathBuf>, Problem> {
-        let help =
-            "read the labels from elsewhere: `labels = \"masks\"`, or a CSV file with the columns `id` and `label`";
+        let help = "read the labels from elsewhere: `labels = \"masks\"`, or a CSV file with the columns `id` and `label`; for images to be \
+             segmented alone `labels = \"none\"`";
         self.files(ANNOTATIONS, ids, &["xml"], "annotation", help)
     }
 

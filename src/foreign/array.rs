@@ -1,6 +1,7 @@
 //! Arrays and tensors as they lie in a file: element type, shape, strides and bytes that are not copied until they are asked
 //! for.
 
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -99,6 +100,23 @@ impl Dtype {
             "BoolStorage" => Self::Bool,
             _ => return None,
         })
+    }
+}
+
+/// NumPy's and PyTorch's name of the type.
+impl fmt::Display for Dtype {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool => formatter.write_str("bool"),
+            Self::Unsigned(size) => write!(formatter, "uint{}", 8 * u32::from(*size)),
+            Self::Signed(size) => write!(formatter, "int{}", 8 * u32::from(*size)),
+            Self::F16 => formatter.write_str("float16"),
+            Self::Bf16 => formatter.write_str("bfloat16"),
+            Self::F32 => formatter.write_str("float32"),
+            Self::F64 => formatter.write_str("float64"),
+            Self::Text(_) => formatter.write_str("str"),
+            Self::Object => formatter.write_str("object"),
+        }
     }
 }
 
@@ -261,7 +279,7 @@ impl<'a> Array<'a> {
                 values.push(f64::from_le_bytes(eight) as f32);
             }),
             other => {
-                return Err(Error::malformed(format!("numbers with a fraction are due where the type is {other:?}")));
+                return Err(Error::malformed(format!("numbers with a fraction are due where the type is {other}")));
             }
         }
         Ok(values)
@@ -279,7 +297,7 @@ impl<'a> Array<'a> {
                 Err(_) => outside = true,
             }),
             Dtype::Signed(_) => self.walk(data, |bytes| values.push(signed(bytes))),
-            other => return Err(Error::malformed(format!("whole numbers are due where the type is {other:?}"))),
+            other => return Err(Error::malformed(format!("whole numbers are due where the type is {other}"))),
         }
         if outside { Err(Error::unsupported("it has whole numbers above 2^63 - 1")) } else { Ok(values) }
     }

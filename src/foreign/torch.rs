@@ -20,7 +20,9 @@ const PROTOCOL: i128 = 1001;
 
 /// Whether bytes begin as one of the three forms does.
 pub fn is_torch(bytes: &[u8]) -> bool {
-    zip::is_zip(bytes) || tar::is_tar(bytes) || (bytes.first() == Some(&0x80) && bytes.get(1).is_some_and(|&p| p <= 5))
+    let is_pickle = bytes.first() == Some(&0x80) && bytes.get(1).is_some_and(|&protocol| protocol <= 5);
+    // A safetensors file begins with the length of its header, which may look the same, and then the header, which is JSON.
+    zip::is_zip(bytes) || tar::is_tar(bytes) || (is_pickle && bytes.get(8) != Some(&b'{'))
 }
 
 /// Reads a file of weights in any of its forms.

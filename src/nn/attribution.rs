@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::layers::Linear;
 use crate::nn::params;
+use crate::nn::pass::Pass;
 use crate::nn::vit::{Block, Trace, VitCam, merge};
 
 /// The stabiliser of every division; added with its sign, as the reference program does.
@@ -44,7 +45,7 @@ impl Explainer {
         let x = Tensor::from_inner(x);
         // Relevances are badly conditioned, so that some ask for them in f64.
         let (device, precision) = (x.device(), x.dtype());
-        let mut tokens = self.network.tokens_in_order(x);
+        let mut tokens = self.network.tokens(x, &Pass::inference());
         let [batch, count, _] = tokens.dims();
         let (mut probes, mut traces) = (Vec::new(), Vec::new());
         for block in &self.network.blocks {

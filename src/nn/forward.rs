@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::artifact::architecture::Architecture;
-use crate::artifact::weights::{self, NamedTensors, Values};
+use crate::artifact::weights::{NamedTensors, Values};
 use crate::image::normalise::normalise;
 use crate::image::{Maps, Rgb};
 use crate::nn::amn::{self, Amn};
@@ -158,24 +157,6 @@ impl Options {
         }
         serde_json::from_value(sizes).map_err(|error| format!("the network's sizes do not make sense: {error}"))
     }
-}
-
-/// Reads weights from a safetensors file: floating-point tensors as f32, without counters of integers.
-///
-/// # Errors
-/// If it is none, or a tensor has a type that is not read.
-pub fn read_weights(bytes: &[u8]) -> Result<NamedTensors, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("this is no safetensors file: {error}"))?;
-    let mut tensors = NamedTensors::new();
-    for (name, view) in file.tensors() {
-        let data = match view.dtype() {
-            Dtype::I32 | Dtype::I64 => continue,
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => weights::floats(&view).expect("they have a fraction"),
-            other => return Err(format!("tensor `{name}` has type {other:?}, and only F32, F16 and BF16 are read")),
-        };
-        tensors.insert(name, Values { shape: view.shape().to_vec(), data });
-    }
-    Ok(tensors)
 }
 
 /// Runs a network.

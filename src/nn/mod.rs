@@ -15,7 +15,6 @@ pub mod mct_maps;
 pub mod mctformer;
 pub mod optim;
 pub mod orandnet;
-mod ordered;
 pub mod params;
 pub mod pass;
 pub mod precision;

@@ -4,7 +4,7 @@
 //! [`crate::nn::attribution`].
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor, activation};
+use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::weights::{NamedTensors, Values};
@@ -12,7 +12,6 @@ use crate::image::Maps;
 use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, LayerNorm, Linear, Norm, NormKind, zeros};
-use crate::nn::ordered;
 use crate::nn::pass::Pass;
 use crate::nn::precision::matmul;
 
@@ -91,14 +90,6 @@ impl PatchEmbed {
     pub(super) fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<3> {
         let x = self.stem.iter().fold(x, |x, (conv, norm)| activation::relu(norm.after(conv, x, pass)));
         flat(self.proj.forward(x))
-    }
-
-    /// As [`Self::forward`] in inference, without a gradient, and with f32 sums in the reference's order.
-    fn forward_in_order(&self, x: Tensor<4>) -> Tensor<3> {
-        if !self.stem.is_empty() || x.dtype() != DType::F32 {
-            return self.forward(x, &Pass::inference());
-        }
-        ordered::patches(x, self.proj.weight.val(), self.proj.bias.as_ref().map(Param::val))
     }
 }
 
@@ -200,15 +191,13 @@ impl Block {
     }
 
     /// Runs the block. `probe`, zeros of the attention's shape, is added to the attention, so that its gradient is the
-    /// attention's; with it, sums are taken in the reference's order.
+    /// attention's.
     pub(super) fn forward(&self, x0: Tensor<3>, probe: Option<Tensor<4>>) -> (Tensor<3>, Trace) {
-        let ordered = probe.is_some();
-        let linear = |layer: &Linear, x: Tensor<3>| if ordered { ordered::linear(layer, x) } else { layer.forward(x) };
         let n1 = self.norm1.forward(x0.clone());
         let [batch, count, width] = n1.dims();
         let depth = width / self.heads;
         // [B, N, 3 width] -> [3, B, heads, N, d]
-        let qkv = linear(&self.attn.qkv, n1.clone()).reshape([batch, count, 3, self.heads, depth]);
+        let qkv = self.attn.qkv.forward(n1.clone()).reshape([batch, count, 3, self.heads, depth]);
         let qkv = qkv.permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let (q, k, v) = (part(0), part(1), part(2));
@@ -218,14 +207,13 @@ impl Block {
             Some(probe) => attention + probe,
             None => attention,
         };
-        let heads =
-            if ordered { ordered::product(attention.clone(), v.clone()) } else { matmul(attention.clone(), v.clone()) };
+        let heads = matmul(attention.clone(), v.clone());
         let merged = merge(heads.clone());
-        let y = linear(&self.attn.proj, merged.clone());
+        let y = self.attn.proj.forward(merged.clone());
         let x1 = x0.clone() + y.clone();
         let n2 = self.norm2.forward(x1.clone());
-        let g = activation::gelu(linear(&self.mlp.fc1, n2.clone()));
-        let z = linear(&self.mlp.fc2, g.clone());
+        let g = activation::gelu(self.mlp.fc1.forward(n2.clone()));
+        let z = self.mlp.fc2.forward(g.clone());
         let x2 = x1.clone() + z.clone();
         (x2, Trace { x0, n1, q, k, v, dots, attention, heads, merged, y, x1, n2, g, z })
     }
@@ -306,15 +294,7 @@ impl VitCam {
 
     /// `[B, 3, image, image]` to `[B, N, width]`: the class token, then the patches row by row, with their places added.
     pub(super) fn tokens(&self, x: Tensor<4>, pass: &Pass) -> Tensor<3> {
-        self.with_class(self.patch_embed.forward(x, pass))
-    }
-
-    /// As [`Self::tokens`] in inference, with sums in the reference's order.
-    pub(super) fn tokens_in_order(&self, x: Tensor<4>) -> Tensor<3> {
-        self.with_class(self.patch_embed.forward_in_order(x))
-    }
-
-    fn with_class(&self, patches: Tensor<3>) -> Tensor<3> {
+        let patches = self.patch_embed.forward(x, pass);
         let [batch, _, width] = patches.dims();
         let class = self.cls_token.val().expand([batch, 1, width]);
         Tensor::cat(vec![class, patches], 1) + self.pos_embed.val()

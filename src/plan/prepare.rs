@@ -13,7 +13,7 @@ use super::action::{Action, Input, file_parts, listing, rest_of};
 use crate::diag::Diagnostic;
 use crate::digest::Digest;
 use crate::kind::Kind;
-use crate::stage::{HashedFile, HashedItem, Inputs, SourceFile, StageError, Work};
+use crate::stage::{HashedFile, HashedItem, Inputs, SourceFile, SourceItem, Sources, StageError, Work};
 use crate::store::Store;
 use crate::store::actions::Lookup;
 use crate::store::files::Files;
@@ -239,10 +239,7 @@ impl<'a> Planner<'a> {
             action.inputs.insert(connection.port.to_owned(), Input::Whole(artifact.digest));
             ports.ports.insert(connection.port, Arc::clone(&artifact.manifest));
         }
-        let sources = step.run.sources(&ports);
-        self.losses(&ports)?;
-        let sources = sources?;
-        let (mut items, mut files) = self.hash(sources.items, sources.files)?;
+        let (mut items, mut files, facts) = self.sources(step, &ports)?;
         files.sort_by(|one, other| one.role.cmp(&other.role));
         items.sort_by(|one, other| one.id.cmp(&other.id));
         if let Some(pair) = items.windows(2).find(|pair| pair[0].id == pair[1].id) {
@@ -254,7 +251,7 @@ impl<'a> Planner<'a> {
         let listing = (!items.is_empty()).then(|| listing(&items));
         action.files = file_parts(&files);
         action.items = listing.as_deref().map(Digest::of);
-        action.facts = sources.facts;
+        action.facts = facts;
         let key = action.key();
 
         let mut prepared = Prepared {
@@ -397,10 +394,40 @@ impl<'a> Planner<'a> {
         Ok(Artifact { digest, manifest: Arc::new(manifest), elsewhere })
     }
 
+    /// Returns what a step reads from outside the cache, hashed, and the facts about all of it: from memory where the file in which
+    /// it is found is what it was.
+    fn sources(&self, step: &Step, ports: &Inputs) -> Result<(Vec<HashedItem>, Vec<HashedFile>, Value), Trouble> {
+        // A file that is not there is named by the stage, which knows what it is for.
+        let content = |index: &Path| Some(self.files.digests(&[index]).ok()?.pop()?.0);
+        let index = step.run.index().and_then(|index| Some((content(&index)?, index)));
+        let key = index.as_ref().map(|(content, _)| {
+            let spec = step.kind.spec();
+            Digest::of_json(&(env!("CARGO_PKG_VERSION"), spec.name, spec.revision, step.run.params(), content))
+        });
+        let known = key.and_then(|key| serde_json::from_slice::<Sources>(&self.files.list(key)?).ok());
+        if let Some(Sources { items, files, facts }) = known
+            && let Ok((items, files)) = self.hash(items, files)
+        {
+            return Ok((items, files, facts));
+        }
+        let sources = step.run.sources(ports);
+        self.losses(ports)?;
+        let sources = sources?;
+        // What was found is only known to follow from a file that is still the same. Paths that are no text cannot be kept.
+        if let Some((before, index)) = index
+            && content(&index) == Some(before)
+            && let Some((key, bytes)) = key.zip(serde_json::to_vec(&sources).ok())
+        {
+            self.files.keep_list(key, bytes);
+        }
+        let (items, files) = self.hash(sources.items, sources.files)?;
+        Ok((items, files, sources.facts))
+    }
+
     /// Hashes all files of a step at once, side by side.
     fn hash(
         &self,
-        items: Vec<crate::stage::SourceItem>,
+        items: Vec<SourceItem>,
         files: Vec<SourceFile>,
     ) -> Result<(Vec<HashedItem>, Vec<HashedFile>), Trouble> {
         let paths: Vec<&Path> =

@@ -257,6 +257,8 @@ fn help(error: &str) -> &'static str {
         "set `outside = \"clip\"`, or `outside = \"keep\"` for maps that are meant to go beyond"
     } else if error.contains("pixels where") {
         "maps have the size of their image: make them from the same files"
+    } else if error.contains("where the type is") || error.contains("which is not read") {
+        "save the maps as little-endian float16, float32 or float64 from 0 to 1; maps of 8 bits are divided by 255 for that"
     } else {
         "see that `format` is that of the program which made the files, and that they are whole"
     }

@@ -99,9 +99,13 @@ struct Facts {
 }
 
 impl Params {
-    fn instances(&self) -> Result<Arc<Instances>, Problem> {
+    fn file(&self) -> PathBuf {
         let usual = format!("annotations/instances_{}.json", self.split);
-        Instances::open(&Path::new(&self.root.0).join(self.annotations.0.as_ref().unwrap_or(&usual)))
+        Path::new(&self.root.0).join(self.annotations.0.as_ref().unwrap_or(&usual))
+    }
+
+    fn instances(&self) -> Result<Arc<Instances>, Problem> {
+        Instances::open(&self.file())
     }
 
     fn folder(&self) -> PathBuf {
@@ -134,6 +138,10 @@ impl Stage for DatasetCoco {
             Some(0) => Err(StageError::parameter("limit", "a set needs at least one image")),
             _ => Ok(()),
         }
+    }
+
+    fn index(params: &Params) -> Option<PathBuf> {
+        Some(params.file())
     }
 
     fn sources(params: &Params, _inputs: &Inputs) -> Result<Sources, StageError> {

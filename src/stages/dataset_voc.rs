@@ -36,11 +36,11 @@ pub(super) struct Params {
     /// Palette or 8-bit grey PNG, 255 = does not count. Without it the set has no ground truth.
     #[serde(default)]
     masks: NotInKey<Option<String>>,
-    /// Where image-level labels come from: `annotations`, `masks`, or the path of a CSV or npy file
+    /// Where image-level labels come from: `annotations`, `masks`, `none`, or the path of a CSV or npy file
     ///
-    /// `annotations`: the objects in `Annotations/ID.xml`. `masks`: the classes in the masks of `labels_from`. A CSV file has the
-    /// columns `id` and `label`; an npy file is the `cls_labels.npy` of the reference programs. Without it: `annotations` where
-    /// that folder exists, else `masks`.
+    /// `annotations`: the objects in `Annotations/ID.xml`. `masks`: the classes in the masks of `labels_from`. `none`: images have no
+    /// labels, such as those of VOC's `test`, and can only be segmented. A CSV file has the columns `id` and `label`; an npy file is
+    /// the `cls_labels.npy` of the reference programs. Without it: `annotations` where that folder exists, else `masks`.
     #[serde(default)]
     labels: NotInKey<Option<String>>,
     /// Folder in the root with the masks that labels are read from
@@ -96,12 +96,12 @@ impl Stage for DatasetVoc {
             return Err(StageError::parameter("limit", "a set needs at least one image"));
         }
         if let Some(labels) = &params.labels.0
-            && !matches!(labels.as_str(), "annotations" | "masks")
+            && !matches!(labels.as_str(), "annotations" | "masks" | "none")
             && !labels.ends_with(".csv")
             && !labels.ends_with(".npy")
         {
             let message = format!(
-                "`{labels}` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv` or `.npy`"
+                "`{labels}` is not a source of labels: it is `annotations`, `masks`, `none` or a path that ends in `.csv` or `.npy`"
             );
             return Err(StageError::parameter("labels", message));
         }
@@ -139,6 +139,7 @@ impl Stage for DatasetVoc {
                 let folder = params.labels_from.0.as_ref().or(params.masks.0.as_ref());
                 add(&mut items, LABEL_MASK, masks(folder.map_or("SegmentationClass", String::as_str))?);
             }
+            "none" => {}
             file => {
                 for (item, labels) in items.iter_mut().zip(labels::read(Path::new(file), &ids, &classes)?) {
                     item.facts = serde_json::to_value(Facts { labels }).expect("labels are JSON");
@@ -218,7 +219,12 @@ fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<(ImageE
                 "masks are palette or 8-bit grey PNG whose pixel values are class indices, or SBD's mat files",
             )
         })?;
-        io::check_mask(&mask, id, (height, width), classes.len())?;
+        io::check_mask(&mask, id, (height, width), classes.len()).map_err(|error| match error {
+            StageError::Data { message, help } => {
+                StageError::Data { message: format!("{message}: `{}`", file.path.display()), help }
+            }
+            other => other,
+        })?;
         Ok((mask, mat::is_mat(&bytes)))
     };
     let truth =
@@ -230,6 +236,8 @@ fn entry(ctx: &Ctx<'_>, item: &HashedItem, classes: &[String]) -> Result<(ImageE
         }
     } else if let Some(file) = item.file(ANNOTATION) {
         voc::parse_annotation(&text(ctx, file)?, classes, &file.path.display().to_string())?
+    } else if item.facts.is_null() {
+        Vec::new()
     } else {
         let facts = Facts::deserialize(&item.facts);
         facts.map_err(|error| StageError::data(format!("the labels of image `{id}` cannot be read: {error}")))?.labels

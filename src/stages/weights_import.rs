@@ -125,7 +125,12 @@ impl Stage for Import {
         let architecture = params.arch.architecture();
         let file = ctx.files.first().expect("`sources` names one file");
         let bytes = ctx.access.content(file.digest)?;
-        let wrong = |message: String| StageError::data(format!("`{}`: {message}", params.path.0));
+        let wrong = |message: String| {
+            StageError::data_help(
+                format!("`{}`: {message}", params.path.0),
+                "see that the file is whole, and that it holds tensors alone: `torch.save(model.state_dict(), PATH)` writes one",
+            )
+        };
         let tree;
         let tensors = if torch::is_torch(&bytes) {
             tree = torch::read(&bytes).map_err(|error| wrong(error.to_string()))?;
@@ -148,7 +153,7 @@ impl Stage for Import {
                 ctx.warn(format!("`{}` {what} {}", params.path.0, listed(names)));
             }
         }
-        let classes = class_list(architecture, &read, ctx.inputs)?;
+        let classes = class_list(architecture, &params.path.0, &read, ctx.inputs)?;
         let config = (architecture.config)(&shape);
         let meta = WeightsMeta { arch: architecture.name.to_owned(), config, classes };
         let meta = serde_json::to_value(meta).expect("the description of weights is JSON");
@@ -296,7 +301,7 @@ fn first(names: &[impl AsRef<str>], quote: &str) -> String {
 /// Reads the tensors of an architecture, under their first names.
 ///
 /// # Errors
-/// If a further name has other values than the first, or a tensor cannot be read. Names and shapes that do not fit are for the
+/// If a further name has other values than the first, or a tensor cannot be read or holds what is no number. Names and shapes that do not fit are for the
 /// caller to judge.
 fn read(tensors: &Tensors<'_>, architecture: &Architecture) -> Result<(NamedTensors, Fit), String> {
     let layout: BTreeMap<String, Vec<usize>> = (architecture.layout)(&|name| tensors.shape(name)).into_iter().collect();
@@ -307,12 +312,18 @@ fn read(tensors: &Tensors<'_>, architecture: &Architecture) -> Result<(NamedTens
             Some(own) if own != *shape => fit.misshapen.push(format!("`{name}` is {own:?} and not {shape:?}")),
             Some(_) if !tensors.is_float(name) => fit.misshapen.push(format!("`{name}` has whole numbers")),
             Some(_) => {
-                read.insert(name.clone(), tensors.values(name)?);
+                let values = tensors.values(name)?;
+                if let Some(value) = values.data.iter().find(|value| !value.is_finite()) {
+                    return Err(format!("tensor `{name}` has a value that is {value}"));
+                }
+                read.insert(name.clone(), values);
             }
         }
     }
     for name in tensors.names() {
-        if layout.contains_key(name) || !tensors.is_float(name) || architecture.drops(name) {
+        // Counters are whole numbers, unless a whole checkpoint was rounded to halves.
+        let counts = !tensors.is_float(name) || architecture.counters && name.ends_with("num_batches_tracked");
+        if layout.contains_key(name) || counts || architecture.drops(name) {
             continue;
         }
         let Some(first) = architecture.first_name(name).filter(|first| tensors.has(first)) else {
@@ -340,7 +351,12 @@ fn read(tensors: &Tensors<'_>, architecture: &Architecture) -> Result<(NamedTens
 }
 
 /// Finds the names of the classes that weights know; none for a backbone.
-fn class_list(architecture: &Architecture, tensors: &NamedTensors, inputs: &Inputs) -> Result<Vec<String>, StageError> {
+fn class_list(
+    architecture: &Architecture,
+    path: &str,
+    tensors: &NamedTensors,
+    inputs: &Inputs,
+) -> Result<Vec<String>, StageError> {
     let Some((head, background)) = architecture.classes else { return Ok(Vec::new()) };
     let list = match inputs.maybe("images") {
         Some(images) => io::classes(images, "images")?,
@@ -354,7 +370,7 @@ fn class_list(architecture: &Architecture, tensors: &NamedTensors, inputs: &Inpu
     let whose = if inputs.maybe("images").is_some() { "the set on port `images`" } else { "PASCAL VOC" };
     Err(StageError::data_help(
         format!(
-            "the weights of `{}` know {} and {whose} has {}",
+            "the weights of `{}` in `{path}` know {} and {whose} has {}",
             architecture.name,
             count(scored - background, "foreground class", "foreground classes"),
             list.len() - 1

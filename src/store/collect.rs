@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Store;
 use super::actions::{Lookup, Record};
-use super::files::Files;
+use super::files::{self, Files};
 use super::owner::Owner;
 use crate::digest::Digest;
 
@@ -21,6 +21,9 @@ const RENEWED: Duration = Duration::from_secs(3600);
 
 /// So many folders of runs are kept, however old.
 const RUNS: usize = 100;
+
+/// So many lists of files are kept, those that were used last.
+const LISTS: usize = 32;
 
 /// The name of the file in an owner's folder that says that it runs a pipeline, and since when.
 pub(super) const RUN_FILE: &str = "run";
@@ -45,7 +48,7 @@ pub struct Collected {
     pub blobs: usize,
     /// Their size in bytes.
     pub bytes: u64,
-    /// Checkpoints' folders, folders of runs, and remembered files that are gone.
+    /// Checkpoints' folders, folders of runs, lists of files, and remembered files that are gone.
     pub others: usize,
     /// The size of all blobs that stay, in bytes.
     pub left: u64,
@@ -263,7 +266,7 @@ impl Store {
         listing_of(&std::fs::read(self.blob_path(key)).ok()?)
     }
 
-    /// Removes old checkpoints, folders of runs and remembered files that are gone; returns how many.
+    /// Removes old checkpoints, folders of runs, lists of files, and remembered files that are gone; returns how many.
     fn tidy_others(
         &self,
         limits: &Limits,
@@ -289,13 +292,24 @@ impl Store {
         runs.sort_unstable_by(|one, other| other.cmp(one));
         let old = runs.into_iter().enumerate().filter(|(place, path)| *place >= RUNS || too_old(path));
         gone.extend(old.map(|(_, path)| path).filter(|path| run.is_none_or(|run| modified(path) < run)));
+        let mut lists = list(self.bucket().join(files::LISTS));
+        lists.sort_unstable_by_key(|path| std::cmp::Reverse(modified(path)));
+        let old: Vec<PathBuf> = lists
+            .into_iter()
+            .enumerate()
+            .filter(|(place, path)| *place >= LISTS || too_old(path))
+            .map(|(_, path)| path)
+            .collect();
         if !dry {
+            // Whoever tidies up at the same time may have been faster.
             for path in &gone {
-                // Whoever tidies up at the same time may have been faster.
                 let _ = std::fs::remove_dir_all(path);
             }
+            for path in &old {
+                let _ = std::fs::remove_file(path);
+            }
         }
-        Ok(gone.len() + Files::forget_missing(self, dry)?)
+        Ok(gone.len() + old.len() + Files::forget_missing(self, dry)?)
     }
 
     /// Pins a result: it is never collected. `about` says what it is, for people.

@@ -1,4 +1,5 @@
-//! Digests of data files, remembered by path, size, times and inode, so that a run that has nothing to do only looks at them.
+//! Digests of data files, remembered by path, size, times and inode, so that a run that has nothing to do only looks at them. Beside
+//! them lists of files that somebody found in a large file, by a key of what they follow from.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ const SETTLED_NANOSECONDS: i64 = 2_000_000_000;
 
 /// First bytes of the memory file, with its version.
 const MAGIC: &[u8; 8] = b"ofiles1\n";
+
+/// The folder of the lists; each ends with the digest of the rest.
+pub(super) const LISTS: &str = "lists";
 
 /// Files up to this length are read at once; longer ones piece by piece.
 const SMALL: u64 = 1 << 20;
@@ -74,6 +78,8 @@ pub struct Files {
     new: Mutex<HashMap<PathBuf, (Stamp, Digest)>>,
     /// Remembered files that are not what they were, and whose new digests cannot be remembered yet.
     stale: Mutex<HashSet<PathBuf>>,
+    /// Lists that are not written yet.
+    lists: Mutex<HashMap<Digest, Vec<u8>>>,
     trusting: bool,
 }
 
@@ -88,6 +94,7 @@ impl Files {
             remembered,
             new: Mutex::default(),
             stale: Mutex::default(),
+            lists: Mutex::default(),
             trusting: false,
         }
     }
@@ -140,11 +147,42 @@ impl Files {
         Ok((digest, stamp.size))
     }
 
+    /// Returns the list that was kept under a key. A damaged one counts as none.
+    pub fn list(&self, key: Digest) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key) {
+            return Some(bytes.clone());
+        }
+        let path = self.list_path(key);
+        let mut bytes = std::fs::read(&path).ok()?;
+        let (body, checksum) = bytes.split_last_chunk::<32>()?;
+        if Digest::of(body).as_bytes() != checksum {
+            return None;
+        }
+        bytes.truncate(body.len());
+        super::collect::renew(path);
+        Some(bytes)
+    }
+
+    /// Keeps a list for the next time, once [`Self::save`] is called.
+    pub fn keep_list(&self, key: Digest, bytes: Vec<u8>) {
+        self.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, bytes);
+    }
+
+    fn list_path(&self, key: Digest) -> PathBuf {
+        self.path.with_file_name(LISTS).join(key.hex())
+    }
+
     /// Writes what is new to the memory of the cache. Whoever writes last wins; what another process wrote in between is kept.
     ///
     /// # Errors
     /// If it cannot be written; the message names the path.
     pub fn save(&self, store: &Store) -> std::io::Result<()> {
+        let lists = std::mem::take(&mut *self.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for (key, mut bytes) in lists {
+            let checksum = Digest::of(&bytes);
+            bytes.extend_from_slice(checksum.as_bytes());
+            store.write(&self.list_path(key), &bytes, false)?;
+        }
         let new = self.lock();
         let stale = self.stale.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if new.is_empty() && stale.is_empty() {

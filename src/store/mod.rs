@@ -2,7 +2,8 @@
 //!
 //! Layout: `v1/cas/ab/abcd…` blobs, `v1/ac/ab/abcd….json` records of actions, `v1/last/` the last action of each stage, `v1/pins/`
 //! what is never collected,
-//! `v1/files.bin` remembered digests of data files, `v1/claims/` who computes what, `v1/checkpoints/` what long
+//! `v1/files.bin` remembered digests of data files, `v1/lists/` remembered lists of them, `v1/claims/` who computes what,
+//! `v1/checkpoints/` what long
 //! actions need to go on, `v1/tmp/` work under way, one folder per
 //! process, `runs/` one folder per run. There is no lock: every file is written elsewhere and renamed into place, and whoever
 //! writes the same name writes the same content.

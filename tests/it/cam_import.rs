@@ -259,6 +259,12 @@ fn files_that_do_not_belong_are_refused_with_image_and_file() {
         bench.write(&format!("cams/{}.npy", IDS[0]), beyond(value));
         texts.push(refused(&bench));
     }
+    for (word, size) in [("|u1", 1), (">f4", 4)] {
+        let bench = with_files(&import("npy", ""), plain_name, |_| beyond(0.5));
+        let bytes = vec![0; SIZE.0 * SIZE.1 * size];
+        bench.write(&format!("cams/{}.npy", IDS[0]), npy(word, &[1, SIZE.0, SIZE.1], &bytes));
+        texts.push(refused(&bench));
+    }
     insta::assert_snapshot!(texts.join("\n"), @r#"
     error: stage `cams` failed after [TIME]
       cause: the maps of image `2007_000032` in `cams/2007_000032.npy`: it has 1 class and 2 maps, as AMN's files have, whose first map is the background
@@ -287,6 +293,12 @@ fn files_that_do_not_belong_are_refused_with_image_and_file() {
     error: stage `cams` failed after [TIME]
       cause: the maps of image `2007_000032` in `cams/2007_000032.npy`: it has a value that is NaN
       help: see that `format` is that of the program which made the files, and that they are whole
+    error: stage `cams` failed after [TIME]
+      cause: the maps of image `2007_000032` in `cams/2007_000032.npy`: the array cannot be read: numbers with a fraction are due where the type is uint8
+      help: save the maps as little-endian float16, float32 or float64 from 0 to 1; maps of 8 bits are divided by 255 for that
+    error: stage `cams` failed after [TIME]
+      cause: the maps of image `2007_000032` in `cams/2007_000032.npy`: its arrays have the type `>f4`, big-endian, which is not read
+      help: save the maps as little-endian float16, float32 or float64 from 0 to 1; maps of 8 bits are divided by 255 for that
     "#);
     for (outside, value) in [("clip", 1.0), ("keep", 1.15)] {
         let bench = with_files(&import("npy", &format!("outside = \"{outside}\"")), plain_name, |_| beyond(1.15));

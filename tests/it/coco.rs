@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use orandflow::data::coco::Instances;
+use orandflow::digest::Digest;
 use orandflow::image::codec::decode_mask;
 
 use crate::photographs::{failure, jpeg};
@@ -130,6 +131,55 @@ fn what_the_file_says_is_the_key_and_not_how() {
     assert_eq!(bench.statuses([]), ["images ran"]);
 }
 
+/// The lists of images that are remembered.
+fn lists(bench: &Workbench) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(bench.path("cache/v1/lists")).into_iter().flatten();
+    entries.map(|entry| entry.expect("lists can be listed").path()).collect()
+}
+
+#[test]
+fn a_second_run_asks_its_memory_and_not_the_file() {
+    let bench = bench().pipeline(&stage("masks = \"annotations\""));
+    assert_eq!(bench.statuses([]), ["images ran"]);
+    assert_eq!(bench.statuses([]), ["images cached"]);
+    let [list] = lists(&bench).try_into().expect("one list for one stage");
+    // Another label in the memory makes another set, which shows who was asked.
+    let bytes = std::fs::read(&list).expect("readable");
+    let remembered = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.extend_from_slice(Digest::of(text.as_bytes()).as_bytes());
+        std::fs::write(&list, bytes).expect("written");
+    };
+    let text = std::str::from_utf8(&bytes[..bytes.len() - 32]).expect("UTF-8").to_owned();
+    let other = text.replacen("\"labels\":[", "\"labels\":[3,", 1);
+    assert_ne!(text, other);
+    remembered(&other);
+    let plan = bench.run(["plan", "pipeline.toml", "--json"]);
+    assert!(plan.stdout.contains("to-run"), "{plan:?}");
+    // A damaged one is none, and is written again.
+    std::fs::write(&list, &bytes[1..]).expect("written");
+    assert_eq!(bench.statuses([]), ["images cached"]);
+    assert_eq!(std::fs::read(&list).expect("readable"), bytes);
+    // One that names a photograph that is not there is not taken at its word.
+    remembered(&text.replacen("COCO_mini_000000000009.jpg", "COCO_mini_moved.jpg", 1));
+    assert_eq!(bench.statuses([]), ["images cached"]);
+    assert_eq!(std::fs::read(&list).expect("readable"), bytes);
+    // Another value of a parameter is asked for anew, in any case one that is not in the key.
+    bench.write("pipeline.toml", stage("masks = \"annotations\"\nlimit = 20"));
+    assert_eq!(bench.statuses([]), ["images cached"]);
+    assert_eq!(lists(&bench).len(), 2);
+    // They go with what was not used for long.
+    assert_eq!(bench.run(["cache", "gc", "--max-age", "30d"]).code, Some(0));
+    assert_eq!(lists(&bench).len(), 2);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * 24 * 3600);
+    for list in lists(&bench) {
+        std::fs::File::open(list).and_then(|file| file.set_modified(old)).expect("its time can be set");
+    }
+    assert_eq!(bench.run(["cache", "gc", "--max-age", "30d"]).code, Some(0));
+    assert_eq!(lists(&bench).len(), 0);
+    assert_eq!(bench.statuses([]), ["images cached"]);
+}
+
 #[test]
 fn what_does_not_fit_is_said_before_anything_runs() {
     let refused = |bench: &Workbench| {
@@ -154,6 +204,8 @@ fn what_does_not_fit_is_said_before_anything_runs() {
     bench.write("coco/annotations/instances_mini.json", &json()[..20_000]);
     said.push(refused(&bench));
     let bench = self::bench().pipeline(&stage(""));
+    // Whether or not the images are known by heart.
+    assert_eq!(bench.run(["plan", "pipeline.toml"]).code, Some(0));
     std::fs::remove_file(bench.path("coco/mini/COCO_mini_000000000016.jpg")).expect("it was there");
     said.push(refused(&bench));
     insta::assert_snapshot!(said.join("\n"), @r"

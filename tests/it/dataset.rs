@@ -48,6 +48,28 @@ fn labels_come_from_masks_annotations_or_a_table() {
     bench.write("pipeline.toml", stage("images", ""));
     let annotated = "id,label\n2007_000032,dog\n2007_000039,cat\n2007_000039,bird\n2007_000063,cat\n2007_000068,\n";
     assert_eq!(labels(&bench, "images"), annotated);
+
+    // Images to be segmented alone, as those of VOC's `test`: nothing but the photographs is there.
+    std::fs::remove_dir_all(bench.path("data/Annotations")).expect("it was there");
+    std::fs::remove_dir_all(bench.path("data/SegmentationClass")).expect("it was there");
+    bench.write("pipeline.toml", stage("images", "labels = \"none\""));
+    assert_eq!(labels(&bench, "images"), "id,label\n2007_000032,\n2007_000039,\n2007_000063,\n2007_000068,\n");
+    let doctor = bench.run(["doctor", "pipeline.toml"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+}
+
+#[test]
+fn a_file_of_labels_that_is_not_there_says_so() {
+    let bench = bench().pipeline(&stage("images", "labels = \"table.npy\""));
+    insta::assert_snapshot!(refused(&bench), @r"
+    error: stage `images`: the file of labels cannot be read: `table.npy`: No such file or directory (os error 2)
+      ╭▸ pipeline.toml:1:9
+      │
+    1 │ [stages.images]
+      │         ━━━━━━ a `dataset.voc` stage
+      │
+      ╰ help: `labels` says where it lies; paths are relative to the working directory
+    ");
 }
 
 #[test]
@@ -174,13 +196,13 @@ fn a_label_that_is_no_class_is_refused_with_its_line() {
 fn an_unknown_source_of_labels_is_refused_at_its_place() {
     let bench = bench().pipeline(&stage("images", "labels = \"mask\""));
     insta::assert_snapshot!(refused(&bench), @r#"
-    error: `labels` of stage `images`: `mask` is not a source of labels: it is `annotations`, `masks` or a path that ends in `.csv` or `.npy`
+    error: `labels` of stage `images`: `mask` is not a source of labels: it is `annotations`, `masks`, `none` or a path that ends in `.csv` or `.npy`
       ╭▸ pipeline.toml:5:10
       │
     5 │ labels = "mask"
       │          ━━━━━━
       │
-      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, or the path of a CSV or npy file
+      ╰ help: `labels`: Where image-level labels come from: `annotations`, `masks`, `none`, or the path of a CSV or npy file
     "#);
 }
 
@@ -216,7 +238,7 @@ fn a_mask_of_another_size_is_named() {
     bench.write(&format!("data/SegmentationClass/{}.png", IDS[2]), mask((SIZE.0, SIZE.1 - 2), 3));
     insta::assert_snapshot!(failed(&bench), @r"
     error: stage `images` failed after [TIME]
-      cause: the mask of image `2007_000063` has 30 x 24 pixels and the image 32 x 24
+      cause: the mask of image `2007_000063` has 30 x 24 pixels and the image 32 x 24: `data/SegmentationClass/2007_000063.png`
       help: a mask has one pixel for each pixel of its image: make it from the same file, or take the id out of the split
     ");
 }
@@ -227,7 +249,7 @@ fn a_mask_with_an_index_that_is_no_class_is_named() {
     bench.write(&format!("data/SegmentationClass/{}.png", IDS[2]), mask(SIZE, 4));
     insta::assert_snapshot!(failed(&bench), @r"
     error: stage `images` failed after [TIME]
-      cause: the mask of image `2007_000063` has a pixel of class 4, but there are 4 classes, 0 to 3
+      cause: the mask of image `2007_000063` has a pixel of class 4, but there are 4 classes, 0 to 3: `data/SegmentationClass/2007_000063.png`
       help: 255 marks pixels that count for nothing; a mask with more classes needs a class list with as many names
     ");
 }

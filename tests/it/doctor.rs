@@ -56,6 +56,54 @@ fn what_is_missing_or_damaged_ends_in_exit_code_2() {
 }
 
 #[test]
+fn files_of_maps_and_of_weights_are_looked_for_too() {
+    let weights = |name: &str, inputs: &str| {
+        format!("[stages.{name}]\nkind = \"weights.import\"\narch = \"resnet50\"\npath = \"{name}.pth\"\n{inputs}")
+    };
+    let import = |name: &str, inputs: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"cam.import\"\nformat = \"mctformer\"\npath = \"{name}\"\ninputs = {{ {inputs} }}\n"
+        )
+    };
+    let pipeline = [
+        stage("images", "masks = \"SegmentationClass\""),
+        import("ours", "images = \"images\""),
+        import("theirs", "images = \"images\""),
+        weights("backbone", ""),
+        weights("network", "inputs = { images = \"images\" }\n"),
+    ];
+    let bench = bench().pipeline(&pipeline.concat());
+    for id in &IDS[1..] {
+        bench.write(&format!("ours/{id}.npy"), "not opened");
+    }
+    let (code, text) = doctor(&bench);
+    insta::assert_snapshot!(text, @r"
+    images (dataset.voc)
+      4 images
+      sizes from 32 x 24 to 32 x 24 pixels
+      4 masks, each of its image's size
+      labels are the classes of the mask in 4 of 4
+    ours (cam.import)
+      FAULT: the maps of 1 image of 4 are missing in `ours`: `2007_000032`
+        help: the file of the first would be `ours/2007_000032.npy`; names are set by `file` and `strip_prefix`, and where images without labels have no file, set `allow_missing = true`
+    theirs (cam.import)
+      FAULT: the maps are not there: `theirs` is not a folder
+        help: put them there, or say where they lie: set `path`, or the variable that it uses, as in --set vars.amn=PATH
+    backbone (weights.import)
+      FAULT: the weights are not there: `backbone.pth` is no file
+        help: put the file there, or give its path with `--set`
+    network (weights.import)
+      FAULT: the weights are not there: `network.pth` is no file
+        help: put the file there, or give its path with `--set`
+    4 faults, see above
+    ");
+    assert_eq!(code, Some(2));
+    bench.write(&format!("ours/{}.npy", IDS[0]), "not opened");
+    let (_, text) = doctor(&bench);
+    assert!(text.contains("ours (cam.import)\n  files of 4 of 4 images\n"), "{text}");
+}
+
+#[test]
 fn a_split_of_voc_has_its_known_size() {
     let bench = Workbench::new().file("VOC2012/ImageSets/Segmentation/train.txt", "a\n");
     bench.write("VOC2012/JPEGImages/a.jpg", jpeg(SIZE));

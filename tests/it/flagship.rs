@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use orandflow::foreign::npy;
 use orandflow::foreign::write::{Element, Item, Key, Library, npy_dict};
 
+use crate::photographs::{IDS, bench};
+use crate::small::from_seed;
 use crate::workbench::Workbench;
 
 /// What the pipeline is run with.
@@ -40,24 +42,14 @@ fn shared() -> Option<PathBuf> {
     None
 }
 
-/// The pipeline, whose networks start from the seed: the weights of the real ones are too large for tests, and fit no smaller ones.
-fn pipeline() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/voc_amn_mct.toml");
-    let mut text = std::fs::read_to_string(path).expect("the pipeline is there");
-    for weights in ["vgg16", "resnet50", "resnet38"] {
-        let init = format!(", init = \"{weights}\"");
-        assert!(text.contains(&init), "{weights}");
-        text = text.replace(&init, "");
-    }
-    text
-}
+const PIPELINE: &str = include_str!("../../pipelines/voc_amn_mct.toml");
 
 /// Runs the pipeline and returns what came of each stage that was asked for: `amn ran`.
 fn run(bench: &Workbench, shared: &Path, more: &[String]) -> Vec<String> {
     let variable = |name: &str, path: &str| format!("vars.{name}={}", shared.join(path).display());
     let own = [variable("voc", "voc_mini"), variable("amn", "cams/amn"), variable("mctformer", "cams/mctformer")];
     let mut arguments: Vec<String> = ["run", "pipeline.toml", "--json"].map(str::to_owned).to_vec();
-    arguments.extend(["--only", "score_pseudo", "--only", "score_val"].map(str::to_owned));
+    arguments.extend(from_seed(PIPELINE));
     for set in REDUCED.iter().map(|set| (*set).to_owned()).chain(own).chain(more.iter().cloned()) {
         arguments.extend(["--set".to_owned(), set]);
     }
@@ -70,9 +62,21 @@ fn run(bench: &Workbench, shared: &Path, more: &[String]) -> Vec<String> {
 }
 
 #[test]
+fn it_passes_plan() {
+    let bench = bench().pipeline(PIPELINE);
+    bench.write("data/ImageSets/Segmentation/train_aug.txt", IDS.join("\n"));
+    for file in ["resnet50-19c8e357", "vgg16-397923af", "res38_cls"] {
+        bench.write(&format!("weights/{file}.pth"), "planning opens no weights");
+    }
+    let outcome = bench.run(["plan", "pipeline.toml", "--set", "vars.voc=data", "--set", "vars.weights=weights"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("score_val"), "{}", outcome.stdout);
+}
+
+#[test]
 fn official_files_drive_the_pipeline_to_its_scores() {
     let Some(shared) = shared() else { return };
-    let bench = Workbench::new().pipeline(&pipeline());
+    let bench = Workbench::new().pipeline(PIPELINE);
     let first = run(&bench, &shared, &[]);
     let ran = |name: &str| first.contains(&format!("{name} ran"));
     for name in

@@ -116,6 +116,18 @@ fn weights_in_every_container() {
 }
 
 #[test]
+fn safetensors_with_a_header_of_a_pickles_first_bytes_are_no_pickle() {
+    // The length of the header, 128 or 1152, begins as a pickle of protocol 0 or 4 does.
+    for length in [0x0080_u64, 0x0480] {
+        let header = format!("{:<1$}", "{}", length as usize);
+        let bytes = [&length.to_le_bytes()[..], header.as_bytes()].concat();
+        assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok());
+        assert!(!orandflow::foreign::torch::is_torch(&bytes));
+    }
+    assert!(orandflow::foreign::torch::is_torch(&file("stream.pth")));
+}
+
+#[test]
 fn what_is_refused_is_named() {
     let refusal = |name: &str| read(&file(name)).err().unwrap_or_else(|| panic!("{name} is refused")).to_string();
     let names = ["evil.npy", "evil.pth", "evil.stream.pth", "module.pth", "big_endian.npy", "big_endian.pth"];

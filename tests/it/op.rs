@@ -77,8 +77,8 @@ fn what_does_not_fit_is_named() {
         outcome.stderr.lines().next().unwrap_or_default().to_owned()
     };
     insta::assert_snapshot!(refused("--arch resnet"), @"error: `resnet` is no network; known are resnet50_cam, resnet50_amn, vit_base, mctformer_v1, mctformer_v2, mctformer_plus, orandnet, irn, resnet38_seg");
-    insta::assert_snapshot!(refused("--arch resnet50_cam"), @"error: the weights do not fit: the network needs `classifier.weight`");
+    insta::assert_snapshot!(refused("--arch resnet50_cam"), @"error: `w.safetensors` on `i.png`: the weights do not fit: the network needs `classifier.weight`");
     insta::assert_snapshot!(refused("--arch resnet50_cam --class 3"), @"error: `class` is not an option of this network");
-    insta::assert_snapshot!(refused("--arch irn --set edges=3"), @"error: this network has no `edges`; it has pad_to, backbone, displacement_groups, displacement_widths, edge_groups, edge_width");
+    insta::assert_snapshot!(refused("--arch irn --set edges=3"), @"error: `w.safetensors` on `i.png`: this network has no `edges`; it has pad_to, backbone, displacement_groups, displacement_widths, edge_groups, edge_width");
     insta::assert_snapshot!(refused("--arch irn --set edges"), @"error: `--set edges` has no `=`");
 }

@@ -165,6 +165,8 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
         .file("small.npy", array(&Maps::zeros(1, 2, 3)))
         .file("nan.npy", array(&Maps::new(1, 1, 1, vec![f32::NAN])))
         .file("high.npy", array(&Maps::new(1, 2, 3, vec![1.5; 6])))
+        .file("bytes.npy", write::npy("|u1", &[1, 2, 3], &[7; 6]))
+        .file("logits.npy", array(&Maps::new(2, 36, 44, vec![-2.0; 2 * 36 * 44])))
         .file("line.npy", write::npy("<f4", &[2], &[0; 8]))
         .file("text.npy", "no array");
     for (arguments, sentence) in [
@@ -182,14 +184,25 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
         ),
         (
             vec!["walk", "--edge", "small.npy", "--cam", "soft.npy"],
-            "the edge map is 1 of 3 x 2 where one of 44 x 36 is due",
+            "`small.npy` and `soft.npy`: the edge map is 3 x 2 and the maps are 44 x 36",
         ),
         (vec!["walk", "--edge", "high.npy", "--cam", "small.npy"], "`high.npy`: edges lie in 0 to 1, and 1.5 does not"),
         (
             vec!["walk", "--edge", "small.npy", "--cam", "small.npy", "--exp", "40"],
             "a walk of 2^40 steps would not end soon",
         ),
-        (vec!["or", "--a", "small.npy", "--b", "soft.npy"], "these maps do not lie on each other"),
+        (
+            vec!["or", "--a", "small.npy", "--b", "soft.npy"],
+            "`small.npy` and `soft.npy`: these maps do not lie on each other",
+        ),
+        (
+            vec!["and", "--a", "bytes.npy", "--b", "small.npy"],
+            "`bytes.npy`: numbers with a fraction are due where the type is uint8",
+        ),
+        (
+            vec!["crf", "--image", "image.png", "--probs", "logits.npy"],
+            "`logits.npy`: it has the value -2, and probabilities lie in 0 to 1",
+        ),
         (vec!["and", "--a", "nan.npy", "--b", "nan.npy"], "`nan.npy`: these maps hold NaN, which is no score"),
         (
             vec!["average", "--a", "line.npy", "--b", "line.npy"],

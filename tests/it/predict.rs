@@ -119,6 +119,8 @@ fn what_cannot_be_predicted_leaves_nothing() {
         safetensors::serialize::<&str, safetensors::tensor::TensorView<'_>, _>([], None).expect("bytes"),
     );
     said.push(refused(&["bare.safetensors", "photos"]));
+    bench.write("theirs.pth", crate::foreign::file("zip.pth"));
+    said.push(refused(&["theirs.pth", "photos"]));
     bench.write("other/b.jpg", "another picture of the same name");
     said.push(refused(&[network, "photos", "other"]));
     bench.write("photos/a.jpg", "no picture");
@@ -131,6 +133,7 @@ fn what_cannot_be_predicted_leaves_nothing() {
         "`gpu` is not a device",
         "stage `images` makes an image set, and weights are due",
         "`bare.safetensors`: the file does not say which network and classes it is for",
+        "`theirs.pth`: the file is PyTorch's, which does not say which network and classes it is for",
         "there are two pictures `b`",
         "`photos/a.jpg`: this file is neither JPEG nor PNG",
     ] {

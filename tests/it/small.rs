@@ -45,29 +45,28 @@ const CLASSIFIERS: &[&str] = &[
 
 const ORANDNET: &[&str] = &["stages.orandnet.preset=vgg_tiny", "stages.orandnet.steps=3"];
 
-/// Takes out the weights that networks start from: those of the paper's size fit no smaller ones. Every other stage is the file's own.
-fn from_seed(pipeline: &str) -> String {
-    let mut text = String::new();
-    let mut names = Vec::new();
-    for block in pipeline.split_inclusive("\n\n") {
-        if block.contains("kind = \"weights.import\"") {
-            let name = block.split_once("[stages.").and_then(|(_, rest)| rest.split_once(']'));
-            names.push(name.expect("a block has a name").0.to_owned());
-        } else {
-            text.push_str(block);
+/// Returns what `run` is told so that a pipeline's networks start from the seed, as weights of the paper's size fit no smaller ones:
+/// inputs without `init`, and the stages that score, which leaves out those that read weights.
+pub(crate) fn from_seed(pipeline: &str) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for block in pipeline.split("\n\n") {
+        let Some((_, name)) = block.split_once("[stages.") else { continue };
+        let (name, body) = name.split_once(']').expect("a name ends");
+        if body.contains("kind = \"evaluate\"") {
+            arguments.extend(["--only".to_owned(), name.to_owned()]);
+        }
+        let inputs = body.lines().find_map(|line| line.strip_prefix("inputs = "));
+        if let Some((kept, _)) = inputs.and_then(|inputs| inputs.split_once(", init = ")) {
+            arguments.extend(["--set".to_owned(), format!("stages.{name}.inputs={kept} }}")]);
         }
     }
-    for name in names {
-        let init = format!(", init = \"{name}\"");
-        assert!(text.contains(&init), "{name}");
-        text = text.replace(&init, "");
-    }
-    text
+    assert!(arguments.contains(&"--only".to_owned()) && arguments.contains(&"--set".to_owned()), "{arguments:?}");
+    arguments
 }
 
-fn with(bench: &Workbench, verb: &str, file: &str, sets: &[&[&str]]) -> Outcome {
+fn with(bench: &Workbench, verb: &str, file: &str, more: &[String], sets: &[&[&str]]) -> Outcome {
     let sets = sets.iter().flat_map(|some| some.iter()).flat_map(|set| ["--set", *set]);
-    let outcome = bench.run([verb, file].into_iter().chain(sets));
+    let outcome = bench.run([verb, file].into_iter().chain(more.iter().map(String::as_str)).chain(sets));
     assert_eq!(outcome.code, Some(0), "{verb} {file}: {}{}", outcome.stdout, outcome.stderr);
     outcome
 }
@@ -85,20 +84,18 @@ fn the_first_experiment_and_its_baseline_plan_and_run() {
         bench.write(&format!("weights/{file}.pth"), "planning opens no weights");
     }
     for (file, stage) in [("first.toml", "refined"), ("naive.toml", "score_average")] {
-        let plan = with(&bench, "plan", file, &[&["vars.voc=data", "vars.weights=weights"]]);
+        let plan = with(&bench, "plan", file, &[], &[&["vars.voc=data", "vars.weights=weights"]]);
         assert!(plan.stdout.contains(stage), "{}", plan.stdout);
     }
 
-    bench.write("first.toml", from_seed(RESNET_VIT));
-    bench.write("naive.toml", from_seed(NAIVE));
-    with(&bench, "run", "first.toml", &[NETWORKS, CLASSIFIERS, ORANDNET]);
+    with(&bench, "run", "first.toml", &from_seed(RESNET_VIT), &[NETWORKS, CLASSIFIERS, ORANDNET]);
     // The baseline shares everything up to the average.
-    let plan = with(&bench, "plan", "naive.toml", &[NETWORKS, CLASSIFIERS]);
+    let plan = with(&bench, "plan", "naive.toml", &from_seed(NAIVE), &[NETWORKS, CLASSIFIERS]);
     for stage in ["resnet ", "vit ", "resnet_cams", "vit_cams", "average "] {
         let line = plan.stdout.lines().find(|line| line.trim_start().starts_with(stage));
         assert!(line.is_some_and(|line| line.contains("cached")), "{stage}: {}", plan.stdout);
     }
-    with(&bench, "run", "naive.toml", &[NETWORKS, CLASSIFIERS]);
+    with(&bench, "run", "naive.toml", &from_seed(NAIVE), &[NETWORKS, CLASSIFIERS]);
 }
 
 /// COCO in small: four photographs with a box each, and the files that AMN and MCTformer would write for them.
@@ -155,8 +152,7 @@ fn the_second_experiment_on_coco_plans_and_runs() {
     for file in ["resnet50-19c8e357", "vgg16-397923af", "res38_cls"] {
         bench.write(&format!("weights/{file}.pth"), "planning opens no weights");
     }
-    let plan = with(&bench, "plan", "pipeline.toml", &[OWN, &["vars.weights=weights"]]);
+    let plan = with(&bench, "plan", "pipeline.toml", &[], &[OWN, &["vars.weights=weights"]]);
     assert!(plan.stdout.contains("score_val"), "{}", plan.stdout);
-    bench.write("pipeline.toml", from_seed(COCO));
-    with(&bench, "run", "pipeline.toml", &[OWN, NETWORKS, ORANDNET]);
+    with(&bench, "run", "pipeline.toml", &from_seed(COCO), &[OWN, NETWORKS, ORANDNET]);
 }

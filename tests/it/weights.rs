@@ -86,7 +86,8 @@ fn noise(count: usize) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
 
-/// A `.pth` of an architecture as its program writes it. `change` may take names away, add some or alter shapes.
+/// A `.pth` of an architecture as its program writes it. `change` may take names away, add some or alter shapes; `zero.` and `nan.`
+/// before a name say what its values are.
 fn file(architecture: &Architecture, change: impl Fn(&mut BTreeMap<String, Vec<usize>>)) -> Vec<u8> {
     let mut tensors = written(architecture, &BTreeMap::new());
     change(&mut tensors);
@@ -95,13 +96,20 @@ fn file(architecture: &Architecture, change: impl Fn(&mut BTreeMap<String, Vec<u
         Storage { element: Element::F32, data: noise(largest) },
         Storage { element: Element::I64, data: 100_i64.to_le_bytes().to_vec() },
         Storage { element: Element::F32, data: vec![0; 4 * 64] },
+        Storage { element: Element::F32, data: f32::NAN.to_le_bytes().repeat(64) },
     ];
     let entries: Vec<Entry> = tensors
         .into_iter()
         .map(|(name, shape)| {
-            let storage =
-                if name.ends_with("num_batches_tracked") { 1 } else { usize::from(name.starts_with("zero.")) * 2 };
-            Entry { name: name.trim_start_matches("zero.").to_owned(), shape, storage }
+            let (name, storage) = match name.split_once('.') {
+                Some(("zero", name)) => (name.to_owned(), 2),
+                Some(("nan", name)) => (name.to_owned(), 3),
+                _ => {
+                    let storage = usize::from(name.ends_with("num_batches_tracked"));
+                    (name, storage)
+                }
+            };
+            Entry { name, shape, storage }
         })
         .collect();
     pth(&entries, &storages).expect("small enough")
@@ -137,6 +145,9 @@ fn a_backbone_loses_its_head_and_its_counters() {
     let resnet50 = architecture("resnet50");
     let with_head = file(resnet50, |tensors| {
         tensors.extend([("fc.weight".to_owned(), vec![1000, 2048]), ("fc.bias".to_owned(), vec![1000])]);
+        // Whoever rounds all tensors of a file makes fractions of counters too.
+        let shape = tensors.remove("bn1.num_batches_tracked").expect("it is there");
+        tensors.insert("zero.bn1.num_batches_tracked".to_owned(), shape);
     });
     let bench = imported("resnet50", &with_head, "").expect("it fits");
     let names = tensor_names(&exported(&bench, "safetensors"));
@@ -176,6 +187,7 @@ fn further_names_go_in_and_come_out_again() {
     insta::assert_snapshot!(imported("resnet_cam", &two, "").err().expect("it is refused"), @r"
     error: stage `weights` failed after [TIME]
       cause: `weights.pth`: tensor `stage1.1.bias` should be `resnet50.bn1.bias` under a further name, and differs from it; the file is damaged or was put together from two
+      help: see that the file is whole, and that it holds tensors alone: `torch.save(model.state_dict(), PATH)` writes one
     ");
 }
 
@@ -196,7 +208,12 @@ fn what_does_not_fit_is_listed_and_may_be_allowed_by_name() {
     let other = imported("resnet50", &crate::foreign::file("checkpoint.pth"), "").err().expect("it is refused");
     let evil = imported("resnet50", &crate::foreign::file("evil.pth"), "").err().expect("it is refused");
     let text = imported("resnet50", b"<html>not found</html>", "").err().expect("it is refused");
-    insta::assert_snapshot!([refused, half, other, evil, text].join("\n"), @r"
+    let diverged = file(resnet50, |tensors| {
+        let shape = tensors.remove("bn1.bias").expect("it is there");
+        tensors.insert("nan.bn1.bias".to_owned(), shape);
+    });
+    let diverged = imported("resnet50", &diverged, "").err().expect("it is refused");
+    insta::assert_snapshot!([refused, half, other, evil, text, diverged].join("\n"), @r"
     error: stage `weights` failed after [TIME]
       cause: `weights.pth` does not fit `resnet50`: it lacks 15 tensors: `layer4.2.bn1.bias`, `layer4.2.bn1.running_mean`, `layer4.2.bn1.running_var`, `layer4.2.bn1.weight`, 11 more; it has 1 tensor that does not belong to it: `layer5.0.conv1.weight`; 1 tensor differs in shape: `bn1.bias` is [32] and not [64]
       help: another `arch` may be right; tensors that may be missing or too many are named in `allow_missing` and `allow_unexpected`, with `*` for anything
@@ -208,8 +225,13 @@ fn what_does_not_fit_is_listed_and_may_be_allowed_by_name() {
       help: another `arch` may be right; tensors that may be missing or too many are named in `allow_missing` and `allow_unexpected`, with `*` for anything
     error: stage `weights` failed after [TIME]
       cause: `weights.pth`: it asks for `posix.system`, which files of arrays and weights do not need; it was not run, and the file is not read
+      help: see that the file is whole, and that it holds tensors alone: `torch.save(model.state_dict(), PATH)` writes one
     error: stage `weights` failed after [TIME]
       cause: `weights.pth`: this is neither a file of PyTorch nor a safetensors file: header too large
+      help: see that the file is whole, and that it holds tensors alone: `torch.save(model.state_dict(), PATH)` writes one
+    error: stage `weights` failed after [TIME]
+      cause: `weights.pth`: tensor `bn1.bias` has a value that is NaN
+      help: see that the file is whole, and that it holds tensors alone: `torch.save(model.state_dict(), PATH)` writes one
     ");
     let allowed = "allow_missing = [\"layer4.2.*\"]\nallow_unexpected = [\"layer5*\"]";
     let bench = imported("resnet50", &shapeless, allowed).expect("everything is allowed");
@@ -229,7 +251,7 @@ fn the_number_of_classes_is_that_of_the_list() {
     let bytes = file(architecture("resnet_cam"), other);
     insta::assert_snapshot!(imported("resnet_cam", &bytes, "").err().expect("it is refused"), @r"
     error: stage `weights` failed after [TIME]
-      cause: the weights of `resnet_cam` know 3 foreground classes and PASCAL VOC has 20
+      cause: the weights of `resnet_cam` in `weights.pth` know 3 foreground classes and PASCAL VOC has 20
       help: connect port `images` with a set of the classes that the weights were trained for
     ");
     let bench = crate::photographs::bench().file("weights.pth", &bytes);

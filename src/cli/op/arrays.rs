@@ -30,11 +30,21 @@ pub(super) fn maps(path: &Path) -> Result<Maps, Failure> {
     if height == 0 || width == 0 {
         return Err(refuse(at(format!("these maps have no pixels: they are {width} x {height}")), None));
     }
+    if let Some(dtype) = root.dtype().filter(|dtype| !dtype.is_float()) {
+        let message = at(format!("numbers with a fraction are due where the type is {dtype}"));
+        return Err(refuse(message, Some("convert the maps, as in `maps.astype('float32') / 255` for maps of 8 bits")));
+    }
     let values = root.floats().map_err(|error| refuse(at(error.to_string()), None))?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
         return Err(refuse(at(format!("these maps hold {value}, which is no score")), None));
     }
     Ok(Maps::new(channels, height, width, values))
+}
+
+/// Says that two files of maps do not fit together.
+pub(super) fn apart(a: &Path, b: &Path, error: &str) -> Failure {
+    let message = format!("`{}` and `{}`: {error}", a.display(), b.display());
+    refuse(message, Some("resize one of them, or make both from the same image and for the same classes"))
 }
 
 /// Writes maps, `[classes, height, width]`, f32.

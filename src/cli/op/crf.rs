@@ -113,11 +113,13 @@ impl CrfArgs {
                     return Err(refuse("`--n 0`: a CRF has at least one label".to_owned(), None));
                 }
                 if let Some(label) = mask.data().iter().find(|&&label| usize::from(label) >= limit) {
-                    let help =
-                        (*label == 255).then_some("255 marks pixels that count for nothing, which a CRF does not know");
+                    let help = match label {
+                        255 => "255 marks pixels that count for nothing, which a CRF does not know",
+                        _ => "number the labels of the image from 0 on, or give the number of all classes as `--n`",
+                    };
                     return Err(refuse(
                         format!("`{}`: it has the label {label}, and there are {limit}", path.display()),
-                        help,
+                        Some(help),
                     ));
                 }
                 Ok(Unary::from_labels(&mask, usize::from(count), self.gt_prob, self.zero_unsure))
@@ -127,6 +129,13 @@ impl CrfArgs {
                 fits(path, probabilities.height(), probabilities.width())?;
                 if probabilities.channels() == 0 {
                     return Err(at(path, "it has no label"));
+                }
+                // A little beyond is rounding; `unary_from_softmax` clips it.
+                let beyond = |value: &&f32| !(-1e-3..=1.0 + 1e-3).contains(*value);
+                if let Some(value) = probabilities.data().iter().find(beyond) {
+                    let message =
+                        format!("`{}`: it has the value {value}, and probabilities lie in 0 to 1", path.display());
+                    return Err(refuse(message, Some("give the softmax of a network's output")));
                 }
                 Ok(Unary::from_probabilities(&probabilities))
             }

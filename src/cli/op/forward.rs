@@ -13,7 +13,7 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_name = "NAME")]
     arch: String,
 
-    /// Its weights, a safetensors file with the names of the reference's state_dict
+    /// Its weights, safetensors or a `.pth` of PyTorch, with the names of the reference's state_dict
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
 
@@ -77,12 +77,15 @@ pub(crate) fn forward(args: &ForwardArgs) -> Result<ExitCode, Failure> {
     }
     let device = crate::nn::device::named(&args.device).map_err(|error| refuse(error.to_string(), None))?;
     let of_file = |path: &std::path::Path, error: String| refuse(format!("`{}`: {error}", path.display()), None);
-    let tensors = forward::read_weights(&read(&args.weights)?).map_err(|error| of_file(&args.weights, error))?;
+    let tensors = weights::read(&read(&args.weights)?).map_err(|error| of_file(&args.weights, error))?;
     let bytes = read(&args.image)?;
     let input =
         if arch.takes_maps() { read_npy(&bytes).map(Input::Maps) } else { codec::decode_rgb(&bytes).map(Input::Image) };
     let input = input.map_err(|error| of_file(&args.image, error))?;
-    let outputs = forward::run(&options, tensors, &input, &device).map_err(|message| refuse(message, None))?;
+    let outputs = forward::run(&options, tensors, &input, &device).map_err(|message| {
+        let (weights, image) = (args.weights.display(), args.image.display());
+        refuse(format!("`{weights}` on `{image}`: {message}"), None)
+    })?;
     fs_err::write(&args.out, weights::encode(&outputs)).map_err(|error| Failure::Message {
         message: error.to_string(),
         help: None,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::arrays::{deliver, maps};
+use super::arrays::{apart, deliver, maps};
 use super::{Failure, refuse};
 use crate::image::cam::{Normalisation, Operation, combine};
 
@@ -54,6 +54,7 @@ pub(super) fn fuse(args: &FuseArgs, operation: Operation) -> Result<ExitCode, Fa
         Scope::None => Normalisation::None,
     };
     let (a, b) = (maps(&args.a)?, maps(&args.b)?);
-    let fused = combine(&a, &b, args.offset, operation, normalisation).map_err(|error| refuse(error, None))?;
+    let fused = combine(&a, &b, args.offset, operation, normalisation);
+    let fused = fused.map_err(|error| apart(&args.a, &args.b, &error))?;
     deliver(&args.out, &fused)
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::arrays::{deliver, maps};
+use super::arrays::{apart, deliver, maps};
 use super::{Failure, refuse};
+use crate::image::Maps;
 use crate::image::walk::{WalkParams, propagate};
 
 /// Arguments of `orandflow op walk`.
@@ -50,6 +51,11 @@ pub(super) fn walk(args: &WalkArgs) -> Result<ExitCode, Failure> {
     if let Some(value) = edge.data().iter().find(|value| !(0.0..=1.0).contains(*value)) {
         let message = format!("`{}`: edges lie in 0 to 1, and {value} does not", args.edge.display());
         return Err(refuse(message, Some("give the sigmoid of the network's output")));
+    }
+    if (edge.height(), edge.width()) != (cam.height(), cam.width()) {
+        let size = |maps: &Maps| format!("{} x {}", maps.width(), maps.height());
+        let error = format!("the edge map is {} and the maps are {}", size(&edge), size(&cam));
+        return Err(apart(&args.edge, &args.cam, &error));
     }
     let params = WalkParams { radius: args.radius, beta: args.beta, exp_times: args.exp };
     let walked = propagate(&cam, &edge, &params).map_err(|error| refuse(error, None))?;
