@@ -9,6 +9,7 @@ use super::results::tables;
 use crate::artifact::metrics;
 use crate::digest::Digest;
 use crate::kind::Kind;
+use crate::plan::graph::StepGraph;
 use crate::report::html::gallery::Member;
 use crate::report::html::{Made, MetricsView, Page, ResultsView, StepView, Training, history};
 use crate::report::results::Choice;
@@ -184,6 +185,7 @@ pub(crate) fn members<'a>(
     fn result(outcome: &Outcome, index: usize) -> Option<&crate::plan::prepare::Artifact> {
         outcome.steps.iter().find(|step| step.step == index)?.output.as_ref()
     }
+    let depths = StepGraph::of(&sweep.plan).layers();
     let found = sweep.points[point].steps.iter().filter_map(|(stage, index)| {
         let own = result(outcome, *index).filter(|own| own.manifest.buckets.is_some())?;
         let other = other.and_then(|(operand, outcome)| {
@@ -191,7 +193,13 @@ pub(crate) fn members<'a>(
             result(outcome, index)
                 .filter(|other| other.digest != own.digest && other.manifest.kind == own.manifest.kind)
         });
-        Some(Member { stage: stage.clone(), manifest: &own.manifest, other: other.map(|other| &**other.manifest) })
+        let depth = depths[*index];
+        Some(Member {
+            stage: stage.clone(),
+            depth,
+            manifest: &own.manifest,
+            other: other.map(|other| &**other.manifest),
+        })
     });
     found.collect()
 }

@@ -296,10 +296,12 @@ fn curve(points: &[(f64, f64)], edge: &Edge, plan: &Plan, nodes: &[Node]) -> Str
         }
     }
     let (x, y) = points[points.len() - 1];
-    let name = |node: usize| nodes[node].step.map_or("", |step| plan.steps[step].name.as_str());
-    let (from, to) = (name(edge.chain[0]), name(edge.chain[edge.chain.len() - 1]));
+    let name = |step: usize| plan.steps.get(step).map_or("", |step| step.name.as_str());
+    let step = |node: usize| nodes[node].step.unwrap_or_default();
+    let (first, last) = (step(edge.chain[0]), step(edge.chain[edge.chain.len() - 1]));
+    let (from, to) = (name(first), name(last));
     format!(
-        "<g><title>{} is {} of {}</title><path class=\"edge\" d=\"{path}\"/><path class=\"tip\" d=\"M{x:.1} {y:.1}l-4 -7h8z\"/></g>\n",
+        "<g data-from=\"{first}\" data-to=\"{last}\"><title>{} is {} of {}</title><path class=\"edge\" d=\"{path}\"/><path class=\"tip\" d=\"M{x:.1} {y:.1}l-4 -7h8z\"/></g>\n",
         escaped(from),
         escaped(edge.port),
         escaped(to)

@@ -146,10 +146,14 @@ fn narrow_maps_walk_as_wide_ones() {
             let mut want: Vec<f64> =
                 cam.data().iter().zip(edge.data()).map(|(x, edge)| f64::from(*x) * (1.0 - f64::from(*edge))).collect();
             for _ in 0..1 << params.exp_times {
-                want = (0..pixels).map(|target| want.iter().zip(&matrix).map(|(x, row)| x * row[target]).sum()).collect();
+                want =
+                    (0..pixels).map(|target| want.iter().zip(&matrix).map(|(x, row)| x * row[target]).sum()).collect();
             }
             for (got, want) in walked.data().iter().zip(want) {
-                assert!((f64::from(*got) - want).abs() < 1e-5, "width {width}, radius {radius}: {got} where {want} is due");
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-5,
+                    "width {width}, radius {radius}: {got} where {want} is due"
+                );
             }
         }
     }

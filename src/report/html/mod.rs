@@ -129,28 +129,28 @@ impl MetricsView {
     }
 }
 
-/// The table of all points, in words.
+/// The scores of all points, in words.
 #[derive(Clone, Debug, Serialize)]
 pub struct ResultsView {
-    /// Titles of what names a row.
-    pub heads: Vec<String>,
-    /// The columns.
-    pub columns: Vec<ColumnView>,
-    /// The rows.
-    pub rows: Vec<RowView>,
+    /// The tables.
+    pub tables: Vec<TableView>,
     /// What must be known beside the numbers.
     pub notes: Vec<String>,
 }
 
-/// A column of scores.
+/// Scores that may be held against each other.
 #[derive(Clone, Debug, Serialize)]
-pub struct ColumnView {
-    /// The stage.
-    pub stage: String,
-    /// What was measured.
-    pub title: String,
+pub struct TableView {
+    /// The stage, where all are of one.
+    pub title: Option<String>,
     /// How the scores came about.
     pub protocol: String,
+    /// Titles of what names a row.
+    pub heads: Vec<String>,
+    /// What was measured.
+    pub columns: Vec<String>,
+    /// The rows.
+    pub rows: Vec<RowView>,
 }
 
 /// A row of scores.
@@ -187,6 +187,10 @@ pub struct ImagesView {
     pub total: usize,
     /// The stage whose masks gave the scores of the rows.
     pub scored: Option<String>,
+    /// What the colours of masks mean: a name and the colour, as CSS writes it; empty where no masks are shown.
+    pub colours: Vec<(String, String)>,
+    /// Whether maps are shown.
+    pub has_maps: bool,
     /// Titles of the columns.
     pub columns: Vec<String>,
     /// The chosen images.
