@@ -34,7 +34,8 @@ struct Bar {
 impl Bar {
     /// Writes what it counts, how fast that goes, how long it will take, and what was measured last.
     fn say(&self) {
-        let metrics: String = self.metrics.iter().map(|(name, value)| format!(", {name} {value:.4}")).collect();
+        let metrics: String =
+            self.metrics.iter().map(|(name, value)| format!(", {}", text::measured(name, *value))).collect();
         self.bar.set_message(format!("{}{}{metrics}", self.unit, self.pace.text()));
     }
 }

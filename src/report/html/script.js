@@ -76,7 +76,7 @@ function again(id, draw) {
   if (target && target !== document.activeElement) target.focus({ preventScroll: true });
 }
 /** What was chosen where, for when a section is drawn anew. */
-const kept = { step: 0, scale: 1, metrics: "", thresholds: "", images: { group: 0, className: "", order: "worst", hidden: new Set() } };
+const kept = { step: 0, asked: false, scale: 1, metrics: "", thresholds: "", images: { group: 0, className: "", order: "worst", hidden: new Set() } };
 function choice(label, options, chosen, change) {
   const select = make("select", { change: (event) => change(event.target.value) });
   for (const [value, text] of options) select.append(make("option", { value, selected: value === chosen }, text));
@@ -88,6 +88,7 @@ function choice(label, options, chosen, change) {
 /** Shows a stage; where the reader asked for it, that is said, and it is looked for in the picture. */
 function show(index, asked) {
   kept.step = index;
+  kept.asked = kept.asked || Boolean(asked);
   const step = page.steps[index];
   const details = $("details");
   const now = tracked(step.name);
@@ -125,12 +126,12 @@ function show(index, asked) {
   for (const node of document.querySelectorAll("#picture .step")) {
     const at = Number(node.dataset.step);
     node.classList.toggle("chosen", at === index);
-    node.classList.toggle("near", near.has(at));
+    node.classList.toggle("near", kept.asked && near.has(at));
     node.setAttribute("aria-pressed", at === index ? "true" : "false");
     if (at === index && asked) reveal(node, false);
   }
   for (const node of document.querySelectorAll("#picture [data-from]")) {
-    node.classList.toggle("near", Number(node.dataset.from) === index || Number(node.dataset.to) === index);
+    node.classList.toggle("near", kept.asked && (Number(node.dataset.from) === index || Number(node.dataset.to) === index));
   }
   if (asked) $("chosen").textContent = "Shown: " + step.name + ", " + step.kind + ", " + stateOf(step);
 }
@@ -146,7 +147,7 @@ function zoom(scale) {
   const svg = document.querySelector("#picture > svg"), picture = $("picture");
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
   const whole = Math.min(1, (picture.clientWidth - 2) / width);
-  kept.scale = Math.min(2, Math.max(0.1, scale || Math.max(whole, 0.6)));
+  kept.scale = Math.min(2, Math.max(0.1, scale || Math.max(whole, 0.7)));
   const across = (picture.scrollLeft + picture.clientWidth / 2) / picture.scrollWidth, down = (picture.scrollTop + picture.clientHeight / 2) / picture.scrollHeight;
   svg.setAttribute("width", Math.floor(width * kept.scale));
   svg.setAttribute("height", Math.floor(height * kept.scale));
@@ -160,7 +161,7 @@ function wholePicture() {
 /** Makes the boxes of the picture buttons; once. */
 function wire() {
   const picture = document.querySelector("#picture > svg");
-  for (const [text, label, act] of [["\u2212", "Smaller", () => zoom(kept.scale / 1.25)], ["+", "Larger", () => zoom(kept.scale * 1.25)], ["Whole width", null, wholePicture], ["100 %", "Natural size", () => zoom(1)]]) {
+  for (const [text, label, act] of [["\u2212", "Smaller", () => zoom(kept.scale / 1.25)], ["+", "Larger", () => zoom(kept.scale * 1.25)], ["Whole width", null, wholePicture], ["100 %", "100 %, natural size", () => zoom(1)]]) {
     $("zoom").append(make("button", { type: "button", "aria-label": label, click: act }, text));
   }
   picture.setAttribute("role", "group");
@@ -209,9 +210,16 @@ const LINES = 30;
 function line(name, points, at) {
   return { name, points, colour: "var(--c" + (at % 6) + ")", dash: DASHES[at % DASHES.length] };
 }
+/** Round numbers, about four of them, that span an interval or lie in it. */
+function ticks(low, high, inside) {
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 2.5, 5].find((one) => one * power >= rough * 0.999) || 10);
+  const first = inside ? Math.ceil(low / step - 1e-6) : Math.floor(low / step + 1e-6), last = inside ? Math.floor(high / step + 1e-6) : Math.ceil(high / step - 1e-6);
+  return Array.from({ length: last - first + 1 }, (_, at) => (first + at) * step);
+}
 /** Draws lines over one pair of axes. `mark` is a place on the lower axis with a word for it. */
-function plot(title, series, across, up, bounds, mark) {
-  const width = 400, height = 230, left = 46, right = 12, top = 10, bottom = 34;
+function plot(title, series, across, up, bounds, mark, caption) {
+  const width = 400, height = 230, left = 56, right = 12, top = 10, bottom = 34;
   const all = series.flatMap((one) => one.points);
   const reach = (at) => {
     const values = all.map((point) => point[at]);
@@ -220,18 +228,16 @@ function plot(title, series, across, up, bounds, mark) {
     return [low, high];
   };
   const [x0, x1] = bounds ? bounds[0] : reach(0);
-  const [y0, y1] = bounds ? bounds[1] : reach(1);
+  const [low, high] = bounds ? bounds[1] : reach(1);
+  const upwards = ticks(low, high, false), y0 = upwards[0], y1 = upwards[upwards.length - 1];
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
   const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
-  const short = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : Number(value.toPrecision(2)).toString());
+  const short = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : value !== 0 && Math.abs(value) < 0.001 ? Number(value.toPrecision(3)).toExponential() : Number(value.toPrecision(3)).toString());
   const label = (text, at, anchor) => make("text", { x: at[0], y: at[1], style: "text-anchor: " + anchor }, text);
   const svg = make("svg", { class: "plot", width, height, viewBox: "0 0 " + width + " " + height, role: "img",
     "aria-label": title + ": " + series.map((one) => one.name + " from " + short(one.points[0][1]) + " to " + short(one.points[one.points.length - 1][1])).join(", ") });
-  for (let tick = 0; tick <= 4; tick++) {
-    const across = x0 + ((x1 - x0) * tick) / 4, upward = y0 + ((y1 - y0) * tick) / 4;
-    svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: y(upward), y2: y(upward) }),
-      label(short(upward), [left - 6, y(upward) + 4], "end"), label(short(across), [x(across), height - bottom + 16], tick === 4 ? "end" : "middle"));
-  }
+  for (const value of upwards) svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), label(short(value), [left - 6, y(value) + 4], "end"));
+  for (const value of ticks(x0, x1, true)) svg.append(make("line", { class: "axis", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 4 }), label(short(value), [x(value), height - bottom + 16], x(value) > width - 30 ? "end" : "middle"));
   svg.append(label(across, [(left + width - right) / 2, height - 3], "middle"));
   if (mark) {
     const after = mark.at < (x0 + x1) / 2;
@@ -245,7 +251,7 @@ function plot(title, series, across, up, bounds, mark) {
   const legend = make("ul", { class: "legend" }, series.map((one) => make("li", null,
     make("svg", { width: 30, height: 8, "aria-hidden": "true" }, make("path", { d: "M0 4H30", style: "stroke: " + one.colour + "; stroke-width: 2.5; fill: none", "stroke-dasharray": one.dash || null })),
     one.strong ? make("strong", null, one.name) : one.name)));
-  return make("figure", null, make("figcaption", null, title), up ? make("div", { class: "soft" }, up) : null, svg, series.length > 1 ? legend : null);
+  return make("figure", null, make("figcaption", null, caption || title), up ? make("div", { class: "soft" }, up) : null, svg, series.length > 1 ? legend : null);
 }
 /** What a plot of curves over the same places shows, as a table. */
 function numbers(across, curves) {
@@ -429,13 +435,21 @@ function difference() {
 
 function training() {
   const box = section("training", page.training.length > 0);
+  const all = make("div", { class: "side" });
   for (const stage of page.training) {
-    box.append(make("h3", null, stage.stage), make("p", { class: "soft" }, "In run " + stage.run),
-      make("div", { class: "plots" }, stage.curves.map((curve, at) => curvePlot(stage.stage, curve, at))),
-      unfolding(stage.stage + " as a table", () => numbers("step", stage.curves)));
+    all.append(make("div", null, make("h3", null, stage.stage), make("p", { class: "soft" }, "in run " + stage.run), curves(stage),
+      unfolding(stage.stage + " as a table", () => numbers("step", stage.curves))));
   }
+  box.append(all);
 }
-const curvePlot = (stage, curve, at) => plot(stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", "");
+/** The curves of a stage, the loss before what is less often asked for. */
+function curves(stage) {
+  const sorted = [...stage.curves].sort((one, other) => (one.name === "loss" ? 0 : 1) - (other.name === "loss" ? 0 : 1));
+  return make("div", { class: "plots" }, sorted.map((curve, at) => {
+    const name = curve.name.replaceAll("_", " ");
+    return plot(stage.stage + ": " + name, [{ ...line(name, curve.points, at), dash: "" }], "step", "", null, null, name);
+  }));
+}
 function timeline() {
   const run = page.run;
   const place = section("timeline", run !== null && run.work.length > 0);
@@ -491,7 +505,7 @@ function follow() {
     if (!stop) poll();
   } }, "Pause updates");
   const running = make("div", { class: "running" });
-  const plots = make("div", { class: "plots" });
+  const plots = make("div", { class: "side" });
   const log = make("pre", { tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log of the run" });
   box.append(status, make("div", { class: "controls" }, pause, clock), running, plots, make("h3", null, "Log"), log);
   let plan = page.live, shown = -1, pictured = -1, heard = 0, gone = 0, drawn = {}, busy = false;
@@ -518,7 +532,7 @@ function follow() {
     running.replaceChildren(...at.map((one) => make("div", null, make("strong", null, one.name),
       make("progress", { max: one.total || null, value: one.total ? one.done : null, "aria-label": one.name }),
       make("span", { class: "soft" }, one.state === "elsewhere" ? one.note : [progressOf(one), measuredOf(one)].filter(Boolean).join("; ")))));
-    plots.replaceChildren(...state.training.flatMap((stage) => stage.curves.map((curve, at) => curvePlot(stage.stage, curve, at))));
+    plots.replaceChildren(...state.training.map((stage) => make("div", null, make("h3", null, stage.stage), curves(stage))));
     const bottom = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
     const text = state.log.join("\n");
     if (log.textContent !== text) { log.textContent = text; if (bottom) log.scrollTop = log.scrollHeight; }
