@@ -175,6 +175,14 @@ fn training(sweep: &Sweep, outcome: &Outcome, runs: &[RunLog]) -> Vec<Training> 
     all.collect()
 }
 
+/// Returns the points whose graphs the page shows one at a time: where the plan is that of a single one, none.
+pub(crate) fn graphs<'a>(sweep: &'a Sweep, points: &[usize]) -> Vec<(&'a str, &'a [(String, usize)])> {
+    if sweep.points.len() < 2 {
+        return Vec::new();
+    }
+    points.iter().map(|at| (sweep.points[*at].name.as_str(), sweep.points[*at].steps.as_slice())).collect()
+}
+
 /// Returns the stages of a point whose results are per image and there.
 pub(crate) fn members<'a>(
     sweep: &'a Sweep,

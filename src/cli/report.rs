@@ -8,7 +8,7 @@ use super::common::deliver;
 use super::diff::{Operand, called};
 use super::engine::{CacheDir, outside};
 use super::export::Cache;
-use super::page::{members, page, runs};
+use super::page::{graphs, members, page, runs};
 use super::sweep::SweepFile;
 use crate::plan::prepare::Planner;
 use crate::report::diff;
@@ -80,7 +80,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode, Failure> {
         let difference = diff::compare(&mine.side(&outcome, &store), &other.side(other_outcome, &store));
         page.difference = Some(diff::as_json(&difference));
     }
-    let text = render(&page, &sweep.plan);
+    let text = render(&page, &sweep.plan, &graphs(&sweep, &points));
     fs_err::create_dir_all(&args.to).map_err(|error| outside(&error))?;
     let path = args.to.join(format!("{}.html", sweep.name));
     fs_err::write(&path, &text).map_err(|error| outside(&error))?;

@@ -267,6 +267,42 @@ fn the_page_can_be_used_in_a_browser() {
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
+#[test]
+fn the_graph_of_a_sweep_is_that_of_one_point_at_a_time() {
+    let sweep = "base = \"pipeline.toml\"\nsweep.targets = [\"best\", \"score\"]\n\n[sweep.variants.plain]\n\n[sweep.variants.noisy]\n\
+                 stages.cams.noise = 0.8\n\n[sweep.variants.none]\nstages.score.inputs.prediction = \"masks\"\n";
+    let bench = Workbench::new().pipeline(PIPELINE).file("s.toml", sweep);
+    assert_eq!(bench.run(["sweep", "s.toml"]).code, Some(0));
+    assert_eq!(bench.run(["report", "s.toml", "--images", "4"]).code, Some(0));
+    let text = String::from_utf8(bench.read("report/s.html")).expect("it is UTF-8");
+    let names: Vec<&str> =
+        text.split("<template data-graph=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(names, ["plain", "noisy", "none", ""]);
+    let Some(mut browser) = Browser::start() else { return };
+    browser.open(&format!("file://{}", bench.path("report/s.html").display()));
+    let boxes = "[...document.querySelectorAll('#picture .step .name')].map((one) => one.textContent).sort().join()";
+    assert_eq!(browser.value(boxes), "best,cams,masks,score,train");
+    let choose = |at: usize| {
+        format!(
+            "(() => {{ const select = document.querySelector('#zoom select'); select.selectedIndex = {at}; \
+             select.dispatchEvent(new Event('change')); }})()"
+        )
+    };
+    browser.value(&choose(1));
+    assert_eq!(browser.value(boxes), "best,cams,masks,score,train");
+    // Its boxes are those of its own steps, and can be clicked.
+    browser.value(
+        "[...document.querySelectorAll('#picture .step')].find((one) => one.querySelector('.name').textContent === 'cams')\
+         .dispatchEvent(new MouseEvent('click', { bubbles: true }))",
+    );
+    assert_eq!(browser.value("document.querySelector('#details h3').textContent"), "cams@noisy");
+    assert_eq!(browser.value("document.querySelector('#chosen').textContent.startsWith('Shown: cams@noisy')"), true);
+    assert_eq!(browser.value("document.querySelectorAll('#picture g.near[data-from]').length"), 3);
+    browser.value(&choose(3));
+    assert_eq!(browser.value("document.querySelectorAll('#picture .step').length"), 9);
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
 /// Rows and pictures of a page are bounded, so that a set of 10,000 images has a page as large as one of hundreds; the sizes that
 /// 10,000 have are in docs/performance.md.
 #[test]

@@ -214,12 +214,34 @@ pub struct ImageRow {
     pub cells: Vec<Option<BTreeMap<String, String>>>,
 }
 
-/// Returns the page as one file that needs nothing else.
-pub fn render(page: &Page, plan: &Plan) -> String {
+/// Most bytes of the pictures of points, which a sweep of hundreds would have more of than the page has room for.
+const GRAPHS: usize = 2_000_000;
+
+/// Returns the page as one file that needs nothing else. The graph is that of the first of these points, by name and by the names and
+/// numbers of their stages, and the reader may choose another one, or that of all; without points it is that of the plan.
+pub fn render(page: &Page, plan: &Plan, points: &[(&str, &[(String, usize)])]) -> String {
     // `</script>` within a string would end the element; JSON may write `<` in another way.
     let data = serde_json::to_string(page).expect("the page is JSON").replace('<', "\\u003c");
-    let (title, graph) = (escaped(&page.title), svg::svg(plan));
-    let parts: [(&str, &str); 5] = [
+    let (title, whole) = (escaped(&page.title), svg::svg(plan));
+    let template = |name: &str, svg: &str| {
+        format!("<template data-graph=\"{}\">\n{}\n</template>\n", escaped(name), svg.trim_end())
+    };
+    let (mut graph, mut graphs) = (whole.clone(), String::new());
+    for (at, (name, steps)) in points.iter().enumerate() {
+        let svg = svg::part(plan, steps);
+        if graphs.len() + svg.len() > GRAPHS {
+            break;
+        }
+        graphs.push_str(&template(name, &svg));
+        if at == 0 {
+            graph = svg;
+        }
+    }
+    if !graphs.is_empty() {
+        graphs.push_str(&template("", &whole));
+    }
+    let parts: [(&str, &str); 6] = [
+        ("{{graphs}}", graphs.trim_end()),
         ("{{title}}", &title),
         ("{{style}}", include_str!("style.css").trim_end()),
         ("{{graph}}", graph.trim_end()),

@@ -158,12 +158,26 @@ function wholePicture() {
   const [, , width] = document.querySelector("#picture > svg").getAttribute("viewBox").split(" ").map(Number);
   zoom(Math.min(1, (picture.clientWidth - 2) / width));
 }
-/** Makes the boxes of the picture buttons; once. */
-function wire() {
-  const picture = document.querySelector("#picture > svg");
+/** Makes what changes the picture; once. */
+function tools() {
+  const graphs = [...document.querySelectorAll("template[data-graph]")];
+  if (graphs.length) {
+    $("zoom").append(choice("Point", graphs.map((one, at) => [String(at), one.dataset.graph || "all points"]), "0", (at) => {
+      $("picture").replaceChildren(graphs[at].content.cloneNode(true));
+      wire();
+      mark();
+      zoom(0);
+      const shown = document.querySelector("#picture .step[data-step='" + kept.step + "']") || document.querySelector("#picture .step");
+      if (shown) { show(Number(shown.dataset.step)); reveal(shown, true); }
+    }));
+  }
   for (const [text, label, act] of [["\u2212", "Smaller", () => zoom(kept.scale / 1.25)], ["+", "Larger", () => zoom(kept.scale * 1.25)], ["Whole width", null, wholePicture], ["100 %", "100 %, natural size", () => zoom(1)]]) {
     $("zoom").append(make("button", { type: "button", "aria-label": label, click: act }, text));
   }
+}
+/** Makes the boxes of the picture buttons. */
+function wire() {
+  const picture = document.querySelector("#picture > svg");
   picture.setAttribute("role", "group");
   for (const node of picture.querySelectorAll(".step")) {
     const open = () => show(Number(node.dataset.step), true);
@@ -618,6 +632,10 @@ const sections = () => [
 ];
 
 $("summary").textContent = page.summary;
+// The picture of one point may lack the first stage of all.
+const firstBox = document.querySelector("#picture .step");
+if (firstBox) kept.step = Number(firstBox.dataset.step);
+tools();
 wire();
 zoom(0);
 for (const [, draw] of sections()) draw();
