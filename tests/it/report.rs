@@ -270,14 +270,14 @@ fn the_page_can_be_used_in_a_browser() {
 #[test]
 fn the_graph_of_a_sweep_is_that_of_one_point_at_a_time() {
     let sweep = "base = \"pipeline.toml\"\nsweep.targets = [\"best\", \"score\"]\n\n[sweep.variants.plain]\n\n[sweep.variants.noisy]\n\
-                 stages.cams.noise = 0.8\n\n[sweep.variants.none]\nstages.score.inputs.prediction = \"masks\"\n";
+                 stages.cams.noise = 0.8\n\n[sweep.variants.a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide]\nstages.score.inputs.prediction = \"masks\"\n";
     let bench = Workbench::new().pipeline(PIPELINE).file("s.toml", sweep);
     assert_eq!(bench.run(["sweep", "s.toml"]).code, Some(0));
     assert_eq!(bench.run(["report", "s.toml", "--images", "4"]).code, Some(0));
     let text = String::from_utf8(bench.read("report/s.html")).expect("it is UTF-8");
     let names: Vec<&str> =
         text.split("<template data-graph=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(names, ["plain", "noisy", "none", ""]);
+    assert_eq!(names, ["plain", "noisy", "a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide", ""]);
     let Some(mut browser) = Browser::start() else { return };
     browser.open(&format!("file://{}", bench.path("report/s.html").display()));
     let boxes = "[...document.querySelectorAll('#picture .step .name')].map((one) => one.textContent).sort().join()";
@@ -300,6 +300,10 @@ fn the_graph_of_a_sweep_is_that_of_one_point_at_a_time() {
     assert_eq!(browser.value("document.querySelectorAll('#picture g.near[data-from]').length"), 3);
     browser.value(&choose(3));
     assert_eq!(browser.value("document.querySelectorAll('#picture .step').length"), 9);
+    // Long names of points do not push the page wider than a telephone.
+    browser.width(360);
+    let sizes = browser.value("[document.documentElement.scrollWidth, document.documentElement.clientWidth]");
+    assert_eq!(sizes[0], sizes[1]);
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
