@@ -269,8 +269,18 @@ fn the_page_can_be_used_in_a_browser() {
 
 #[test]
 fn the_graph_of_a_sweep_is_that_of_one_point_at_a_time() {
-    let sweep = "base = \"pipeline.toml\"\nsweep.targets = [\"best\", \"score\"]\n\n[sweep.variants.plain]\n\n[sweep.variants.noisy]\n\
-                 stages.cams.noise = 0.8\n\n[sweep.variants.a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide]\nstages.score.inputs.prediction = \"masks\"\n";
+    let sweep = r#"
+base = "pipeline.toml"
+sweep.targets = ["best", "score"]
+
+[sweep.variants.plain]
+
+[sweep.variants.noisy]
+stages.cams.noise = 0.8
+
+[sweep.variants.a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide]
+stages.score.inputs.prediction = "masks"
+"#;
     let bench = Workbench::new().pipeline(PIPELINE).file("s.toml", sweep);
     assert_eq!(bench.run(["sweep", "s.toml"]).code, Some(0));
     assert_eq!(bench.run(["report", "s.toml", "--images", "4"]).code, Some(0));
