@@ -40,7 +40,11 @@ pub(crate) struct RunLog {
 pub(crate) fn page(sweep: &Sweep, points: &[usize], outcome: &Outcome, store: &Store, runs: &[RunLog]) -> Page {
     Page {
         title: sweep.name.clone(),
-        summary: format!("{}; {}", count(points.len(), "point"), summary(outcome)),
+        summary: if sweep.points.len() > 1 {
+            format!("{}; {}", count(points.len(), "point"), summary(outcome))
+        } else {
+            summary(outcome)
+        },
         steps: steps(sweep, outcome, store, runs),
         results: ResultsView::new(&tables(sweep, points, outcome, store, &Choice::default())),
         metrics: scores(sweep, outcome, store),
