@@ -90,7 +90,7 @@ impl Operand {
                 });
             }
         };
-        Ok(Self { name: word.to_owned(), sweep, point })
+        Ok(Self { name: called(word, set), sweep, point })
     }
 
     /// Makes one of a point that is known.
@@ -130,6 +130,11 @@ impl Operand {
         });
         Side { name: self.name.clone(), members: members.collect() }
     }
+}
+
+/// Returns what a person calls a side: the word on the command line, with the values that were put in place.
+pub(crate) fn called(word: &str, set: &[String]) -> String {
+    set.iter().fold(word.to_owned(), |name, value| format!("{name} --set {value}"))
 }
 
 /// Returns the pipeline of a run's folder, and its `--set` arguments.

@@ -223,22 +223,33 @@ pub(crate) fn metrics(plan: &Plan, store: &Store, steps: &[StepOutcome]) -> Vec<
         .collect()
 }
 
-/// Returns the metrics as a table in percent; empty if there are none.
+/// Returns the metrics as a table in percent, with what was scored and a mark where ground truth chose a threshold; empty if there
+/// are none.
 pub(crate) fn metrics_table(metrics: &[(String, Value)]) -> String {
     if metrics.is_empty() {
         return String::new();
     }
     let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
+    let is_oracle = |value: &Value| value["protocol"]["oracle"].as_bool().unwrap_or(false);
     let rows: Vec<Vec<String>> = metrics
         .iter()
         .map(|(stage, value)| {
-            let mut row = vec![stage.clone()];
+            let mut row = vec![format!("{stage}{}", if is_oracle(value) { "\u{2020}" } else { "" })];
             row.extend(["miou", "precision", "recall"].map(|name| percent(value.get(name).and_then(Value::as_f64))));
+            let protocol = &value["protocol"];
+            let images = protocol["images"].as_u64().and_then(|images| usize::try_from(images).ok());
+            let split = protocol["split"].as_str().map(|split| format!(" of `{split}`")).unwrap_or_default();
+            row.push(images.map_or("-".to_owned(), |images| format!("{}{split}", count(images, "image"))));
             row
         })
         .collect();
-    let right = Align::Right;
-    table(&[("stage", Align::Left), ("mIoU %", right), ("precision %", right), ("recall %", right)], &rows)
+    let (left, right) = (Align::Left, Align::Right);
+    let titles = [("stage", left), ("mIoU %", right), ("precision %", right), ("recall %", right), ("scored on", left)];
+    let mut text = table(&titles, &rows);
+    if metrics.iter().any(|(_, value)| is_oracle(value)) {
+        text.push_str("\u{2020} oracle: ground truth of the scored images chose the threshold\n");
+    }
+    text
 }
 
 /// Returns the number of stages in each state: `13 stages: 2 ran, 11 cached`.

@@ -9,6 +9,7 @@ use super::results::tables;
 use crate::artifact::metrics;
 use crate::digest::Digest;
 use crate::kind::Kind;
+use crate::plan::graph::StepGraph;
 use crate::report::html::gallery::Member;
 use crate::report::html::{Made, MetricsView, Page, ResultsView, StepView, Training, history};
 use crate::report::results::Choice;
@@ -39,7 +40,11 @@ pub(crate) struct RunLog {
 pub(crate) fn page(sweep: &Sweep, points: &[usize], outcome: &Outcome, store: &Store, runs: &[RunLog]) -> Page {
     Page {
         title: sweep.name.clone(),
-        summary: format!("{}; {}", count(points.len(), "point"), summary(outcome)),
+        summary: if sweep.points.len() > 1 {
+            format!("{}; {}", count(points.len(), "point"), summary(outcome))
+        } else {
+            summary(outcome)
+        },
         steps: steps(sweep, outcome, store, runs),
         results: ResultsView::new(&tables(sweep, points, outcome, store, &Choice::default())),
         metrics: scores(sweep, outcome, store),
@@ -174,6 +179,14 @@ fn training(sweep: &Sweep, outcome: &Outcome, runs: &[RunLog]) -> Vec<Training> 
     all.collect()
 }
 
+/// Returns the points whose graphs the page shows one at a time: where the plan is that of a single one, none.
+pub(crate) fn graphs<'a>(sweep: &'a Sweep, points: &[usize]) -> Vec<(&'a str, &'a [(String, usize)])> {
+    if sweep.points.len() < 2 {
+        return Vec::new();
+    }
+    points.iter().map(|at| (sweep.points[*at].name.as_str(), sweep.points[*at].steps.as_slice())).collect()
+}
+
 /// Returns the stages of a point whose results are per image and there.
 pub(crate) fn members<'a>(
     sweep: &'a Sweep,
@@ -184,6 +197,7 @@ pub(crate) fn members<'a>(
     fn result(outcome: &Outcome, index: usize) -> Option<&crate::plan::prepare::Artifact> {
         outcome.steps.iter().find(|step| step.step == index)?.output.as_ref()
     }
+    let depths = StepGraph::of(&sweep.plan).layers();
     let found = sweep.points[point].steps.iter().filter_map(|(stage, index)| {
         let own = result(outcome, *index).filter(|own| own.manifest.buckets.is_some())?;
         let other = other.and_then(|(operand, outcome)| {
@@ -191,7 +205,13 @@ pub(crate) fn members<'a>(
             result(outcome, index)
                 .filter(|other| other.digest != own.digest && other.manifest.kind == own.manifest.kind)
         });
-        Some(Member { stage: stage.clone(), manifest: &own.manifest, other: other.map(|other| &**other.manifest) })
+        let depth = depths[*index];
+        Some(Member {
+            stage: stage.clone(),
+            depth,
+            manifest: &own.manifest,
+            other: other.map(|other| &**other.manifest),
+        })
     });
     found.collect()
 }

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::common::deliver;
-use super::diff::Operand;
+use super::diff::{Operand, called};
 use super::engine::{CacheDir, outside};
 use super::export::Cache;
-use super::page::{members, page, runs};
+use super::page::{graphs, members, page, runs};
 use super::sweep::SweepFile;
 use crate::plan::prepare::Planner;
 use crate::report::diff;
@@ -76,11 +76,11 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode, Failure> {
     let mine_name = args.file.file.display().to_string();
     if let (Some(other), Some(other_outcome)) = (&other, &other_outcome) {
         let name = if sweep.points.len() > 1 { format!("{mine_name}#{}", sweep.points[first].name) } else { mine_name };
-        let mine = Operand::of(name, sweep.clone(), first);
+        let mine = Operand::of(called(&name, &args.file.set), sweep.clone(), first);
         let difference = diff::compare(&mine.side(&outcome, &store), &other.side(other_outcome, &store));
         page.difference = Some(diff::as_json(&difference));
     }
-    let text = render(&page, &sweep.plan);
+    let text = render(&page, &sweep.plan, &graphs(&sweep, &points));
     fs_err::create_dir_all(&args.to).map_err(|error| outside(&error))?;
     let path = args.to.join(format!("{}.html", sweep.name));
     fs_err::write(&path, &text).map_err(|error| outside(&error))?;

@@ -73,6 +73,20 @@ pub(crate) fn results(args: &ResultsArgs) -> Result<ExitCode, Failure> {
         measures: args.measures.clone(),
         at_recall: args.at_recall,
     };
+    let makes_scores = |stage: &String| {
+        let steps = points.iter().filter_map(|at| sweep.points[*at].step(stage));
+        steps.into_iter().any(|step| sweep.plan.steps[step].kind.spec().output == Kind::Metrics)
+    };
+    if let Some(stage) = args.stages.iter().find(|stage| !makes_scores(stage)) {
+        let mut names: Vec<&str> = Vec::new();
+        for (name, step) in points.iter().flat_map(|at| &sweep.points[*at].steps) {
+            if sweep.plan.steps[*step].kind.spec().output == Kind::Metrics && !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        let help = (!names.is_empty()).then(|| format!("these do: {}", names.join(", ")));
+        return Err(Failure::Message { message: format!("stage `{stage}` makes no scores"), help, code: 2 });
+    }
     let results = tables(&sweep, &points, &outcome, &store, &choice);
     if results.columns.is_empty() {
         return Err(Failure::Message {

@@ -14,7 +14,7 @@ use super::Failure;
 use super::common::deliver;
 use super::engine::{CacheDir, outside};
 use super::export::Cache;
-use super::page::{RunLog, is_of, members, page, run_names, runs};
+use super::page::{RunLog, graphs, is_of, members, page, run_names, runs};
 use super::sweep::SweepFile;
 use crate::digest::Digest;
 use crate::plan::prepare::Planner;
@@ -306,7 +306,7 @@ impl Watcher {
             let (page, runs) = view?;
             made.runs = runs;
             made.json = json!({ "revision": revision, "plan": shown.id, "page": page }).to_string().into_bytes().into();
-            made.html = render(&page, &shown.sweep.plan);
+            made.html = render(&page, &shown.sweep.plan, &graphs(&shown.sweep, &shown.points));
             made.of = Some(of);
         }
         Ok(made)

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Plan;
 use super::graph::StepGraph;
+use super::{Plan, Step};
 
 /// Height of a box, in pixels.
 const BOX_HEIGHT: f64 = 46.0;
@@ -37,10 +37,36 @@ struct Edge {
 
 /// Returns the picture as an SVG document that follows the reader's choice of light or dark.
 pub fn svg(plan: &Plan) -> String {
+    drawn(plan, &(0..plan.steps.len()).collect::<Vec<_>>())
+}
+
+/// Returns the picture of a part of a plan: of these steps, each with the name that it has there. A step that one of them reads from
+/// is one of them.
+pub fn part(plan: &Plan, steps: &[(String, usize)]) -> String {
+    let mut own: Vec<&(String, usize)> = steps.iter().collect();
+    own.sort_by_key(|(_, index)| *index);
+    let indices: Vec<usize> = own.iter().map(|(_, index)| *index).collect();
+    let mut part = Plan { pipeline: plan.pipeline.clone(), seed: plan.seed, steps: Vec::new() };
+    for (name, index) in own {
+        let mut step = Step { name: name.clone(), ..plan.steps[*index].clone() };
+        step.inputs.retain_mut(|input| match indices.binary_search(&input.step) {
+            Ok(at) => {
+                input.step = at;
+                true
+            }
+            Err(_) => false,
+        });
+        part.steps.push(step);
+    }
+    drawn(&part, &indices)
+}
+
+/// Draws a plan whose steps are called `numbers` in the picture.
+fn drawn(plan: &Plan, numbers: &[usize]) -> String {
     let (mut nodes, edges) = nodes_and_edges(plan);
     let layers = order(&nodes);
     place(&mut nodes, &layers);
-    draw(plan, &nodes, &edges)
+    draw(plan, &nodes, &edges, numbers)
 }
 
 /// Makes the nodes: a box per step and a passing place for every layer that an edge crosses.
@@ -223,7 +249,7 @@ fn spread(nodes: &mut [Node], layer: &[usize], wishes: &[(f64, f64)]) {
     }
 }
 
-fn draw(plan: &Plan, nodes: &[Node], edges: &[Edge]) -> String {
+fn draw(plan: &Plan, nodes: &[Node], edges: &[Edge], numbers: &[usize]) -> String {
     let top = |node: &Node| MARGIN + node.layer as f64 * LAYER_HEIGHT;
     let width = nodes.iter().map(|node| node.x + node.width / 2.0).fold(0.0, f64::max) + MARGIN;
     let height = nodes.iter().map(|node| top(node) + BOX_HEIGHT).fold(0.0, f64::max) + MARGIN;
@@ -245,7 +271,7 @@ fn draw(plan: &Plan, nodes: &[Node], edges: &[Edge]) -> String {
                 points.push((x, top(node) + BOX_HEIGHT));
             }
         }
-        svg.push_str(&curve(&points, edge, plan, nodes));
+        svg.push_str(&curve(&points, edge, plan, nodes, numbers));
     }
     for node in nodes {
         let Some(index) = node.step else { continue };
@@ -253,9 +279,10 @@ fn draw(plan: &Plan, nodes: &[Node], edges: &[Edge]) -> String {
         let spec = step.kind.spec();
         let (x, y) = (node.x - node.width / 2.0, top(node));
         svg.push_str(&format!(
-            "<g class=\"step\" data-step=\"{index}\"><title>{} makes {}</title><rect class=\"box {}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
+            "<g class=\"step\" data-step=\"{}\"><title>{} makes {}</title><rect class=\"box {}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
              height=\"{BOX_HEIGHT}\" rx=\"7\"/><text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\
              <text class=\"kind\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>\n",
+            numbers[index],
             escaped(&step.name),
             spec.output.article(),
             spec.output,
@@ -284,7 +311,7 @@ fn end_of(edge: &Edge, at: usize, nodes: &[Node]) -> f64 {
 }
 
 /// Draws an edge through points that lie in pairs: a curve from one to the next between layers, a line within a layer.
-fn curve(points: &[(f64, f64)], edge: &Edge, plan: &Plan, nodes: &[Node]) -> String {
+fn curve(points: &[(f64, f64)], edge: &Edge, plan: &Plan, nodes: &[Node], numbers: &[usize]) -> String {
     let mut path = format!("M{:.1} {:.1}", points[0].0, points[0].1);
     for pair in points.windows(2) {
         let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
@@ -296,10 +323,14 @@ fn curve(points: &[(f64, f64)], edge: &Edge, plan: &Plan, nodes: &[Node]) -> Str
         }
     }
     let (x, y) = points[points.len() - 1];
-    let name = |node: usize| nodes[node].step.map_or("", |step| plan.steps[step].name.as_str());
-    let (from, to) = (name(edge.chain[0]), name(edge.chain[edge.chain.len() - 1]));
+    let name = |step: usize| plan.steps.get(step).map_or("", |step| step.name.as_str());
+    let step = |node: usize| nodes[node].step.unwrap_or_default();
+    let (first, last) = (step(edge.chain[0]), step(edge.chain[edge.chain.len() - 1]));
+    let (from, to) = (name(first), name(last));
+    let number = |step: usize| numbers.get(step).copied().unwrap_or_default();
+    let (first, last) = (number(first), number(last));
     format!(
-        "<g><title>{} is {} of {}</title><path class=\"edge\" d=\"{path}\"/><path class=\"tip\" d=\"M{x:.1} {y:.1}l-4 -7h8z\"/></g>\n",
+        "<g data-from=\"{first}\" data-to=\"{last}\"><title>{} is {} of {}</title><path class=\"edge\" d=\"{path}\"/><path class=\"tip\" d=\"M{x:.1} {y:.1}l-4 -7h8z\"/></g>\n",
         escaped(from),
         escaped(edge.port),
         escaped(to)

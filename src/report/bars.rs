@@ -10,6 +10,9 @@ use super::text::count;
 use super::{Listener, text};
 use crate::run::event::{Event, Stamped};
 
+/// Most letters of a stage's name before its bar.
+const NAME: usize = 24;
+
 /// Draws a bar per running stage on stderr, lines above them, and below them how many stages are done. Stages whose results were
 /// there are counted and not named.
 pub struct Bars {
@@ -34,7 +37,8 @@ struct Bar {
 impl Bar {
     /// Writes what it counts, how fast that goes, how long it will take, and what was measured last.
     fn say(&self) {
-        let metrics: String = self.metrics.iter().map(|(name, value)| format!(", {name} {value:.4}")).collect();
+        let metrics: String =
+            self.metrics.iter().map(|(name, value)| format!(", {}", text::measured(name, *value))).collect();
         self.bar.set_message(format!("{}{}{metrics}", self.unit, self.pace.text()));
     }
 }
@@ -53,14 +57,15 @@ impl Bars {
     }
 
     fn start(&mut self, stage: &str, actions: usize, cached: usize, at: f64) {
-        let style = ProgressStyle::with_template("{prefix:16} {bar:24} {pos}/{len} {msg}");
+        // What is too wide for the terminal is cut off: lines that wrap would not stand below each other.
+        let style = ProgressStyle::with_template("{prefix:24} {bar:20} {pos:>4}/{len:<4} {wide_msg}");
         let bar = ProgressBar::new((actions + cached) as u64).with_position(cached as u64);
         let bar = match &self.all {
             Some(all) => self.screen.insert_before(all, bar),
             None => self.screen.add(bar),
         };
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(stage.to_owned());
+        bar.set_prefix(text::shortened(stage, NAME));
         let sharded = actions + cached > 1;
         let unit = if sharded { "shards" } else { "" }.to_owned();
         let bar = Bar { bar, sharded, unit, pace: Pace::from(at, cached as u64), metrics: BTreeMap::new() };

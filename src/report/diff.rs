@@ -215,7 +215,7 @@ pub fn text(difference: &Difference) -> String {
                 vec![name.clone(), percent(*one), percent(*other), change]
             })
             .collect();
-        text.push_str(&table(&[("%", left), ("A", right), ("B", right), ("B - A", right)], &rows));
+        text.push_str(&table(&[("score %", left), ("A", right), ("B", right), ("B - A", right)], &rows));
     }
     let time = |seconds: Option<f64>| seconds.map_or("-".to_owned(), duration);
     let rows: Vec<Vec<String>> = difference

@@ -33,7 +33,7 @@ impl<W: Write + Send> Plain<W> {
         *told = at;
         let pace = pace.text();
         let metrics = self.metrics.get(stage).into_iter().flatten();
-        let metrics: String = metrics.map(|(name, value)| format!(", {name} {value:.4}")).collect();
+        let metrics: String = metrics.map(|(name, value)| format!(", {}", text::measured(name, *value))).collect();
         Some(format!("{stage}: {done} of {total} {unit}{pace}{metrics}"))
     }
 }

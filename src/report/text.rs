@@ -39,6 +39,26 @@ pub enum Align {
     Right,
 }
 
+/// Returns a measured value with its name: `loss 1.0910`, `learning rate 2.00e-4`.
+pub fn measured(name: &str, value: f64) -> String {
+    let name = name.replace('_', " ");
+    // Four places are none of a learning rate.
+    if value == 0.0 || value.abs() >= 0.01 { format!("{name} {value:.4}") } else { format!("{name} {value:.2e}") }
+}
+
+/// Returns a name in at most so many letters, at least 3; of a longer one the middle is left out, as names of points differ at their
+/// ends.
+pub fn shortened(name: &str, most: usize) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= most {
+        return name.to_owned();
+    }
+    let behind = (most - 1) / 2;
+    let before = most - 1 - behind;
+    let (first, last) = (letters[..before].iter(), letters[letters.len() - behind..].iter());
+    first.chain(std::iter::once(&'…')).chain(last).collect()
+}
+
 /// Returns a table with a line of titles, two spaces between columns, each line ended.
 pub fn table(titles: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -110,6 +130,11 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(count(1, "stage"), "1 stage");
+        assert_eq!(shortened("score@radius=3", 14), "score@radius=3");
+        assert_eq!(shortened("score@radius=3/seed=0", 14), "score@r…seed=0");
+        let values = [("loss", 1.09), ("loss", 0.0), ("learning_rate", 0.000_189_2), ("loss", -0.002)];
+        let texts = values.map(|(name, value)| measured(name, value));
+        assert_eq!(texts, ["loss 1.0900", "loss 0.0000", "learning rate 1.89e-4", "loss -2.00e-3"]);
     }
 
     #[test]

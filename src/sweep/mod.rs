@@ -89,7 +89,10 @@ impl Sweep {
                 let diagnostic = Diagnostic::new(format!("there is no point `{word}`"));
                 match crate::diag::nearest(word, parts) {
                     Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-                    None => diagnostic.help("`orandflow sweep FILE --dry-run` lists the points"),
+                    None => {
+                        let file = self.files.last().map_or("FILE".to_owned(), |file| file.display().to_string());
+                        diagnostic.help(format!("`orandflow sweep {file} --dry-run` lists the points"))
+                    }
                 }
             })
             .collect();

@@ -136,6 +136,12 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
+    /// Makes the window so many pixels wide.
+    pub(crate) fn width(&mut self, width: usize) {
+        let params = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", &params);
+    }
+
     /// Keeps a picture of what is seen in the folder that `ORANDFLOW_SCREENSHOTS` names, if it names one.
     pub(crate) fn keep(&mut self, name: &str) {
         let Some(folder) = std::env::var_os("ORANDFLOW_SCREENSHOTS") else { return };

@@ -54,7 +54,7 @@ fn parameters_inputs_scores_and_times_are_compared() {
     score  miou      0.4  0.5
 
     score (10 images of split `val`, 2 of 2 classes; not counted: nothing)
-    %                         A     B  B - A
+    score %                   A     B  B - A
     mIoU                   40.0  50.0  +10.0
     precision              50.0  50.0   +0.0
     recall                 60.0  60.0   +0.0
@@ -75,7 +75,7 @@ fn parameters_inputs_scores_and_times_are_compared() {
     score: not to be held against each other
       A: 10 images of split `val`, 2 of 2 classes; not counted: nothing
       B: 10 images of split `train`, 2 of 2 classes; not counted: nothing
-    %                         A     B  B - A
+    score %                   A     B  B - A
     mIoU                   40.0  40.0      -
     "
     );

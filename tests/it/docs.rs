@@ -82,3 +82,32 @@ fn every_ablation_passes_its_checks_on_every_base() {
         }
     }
 }
+
+#[test]
+fn every_ablation_of_maps_is_scored_at_a_fixed_at_every_and_at_a_chosen_threshold() {
+    let Ok(folder) = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/ablations")) else { return };
+    let mut looked_at = 0;
+    for entry in folder {
+        let path = entry.expect("the folder can be listed").path();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // Of the maps of AMN and MCTformer there are files for the training images alone.
+        if path.extension().is_none_or(|extension| extension != "toml") || stem.ends_with("_amn") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("the file can be read");
+        let file: toml::Table = text.parse().expect("it is TOML");
+        if !text.contains("threshold.search") {
+            continue;
+        }
+        let targets: Vec<&str> = file["sweep"]["targets"]
+            .as_array()
+            .expect("the targets are a list")
+            .iter()
+            .filter_map(toml::Value::as_str)
+            .collect();
+        let has = |name: &str| targets.contains(&name);
+        assert!((has("fixed") || has("score_pseudo")) && has("curve") && has("chosen"), "{stem}: {targets:?}");
+        looked_at += 1;
+    }
+    assert!(looked_at == 0 || looked_at >= 4, "{looked_at}");
+}

@@ -86,12 +86,15 @@ fn the_page_needs_nothing_else_and_has_everything() {
     assert_eq!(data["training"][0]["curves"][0]["points"].as_array().map(Vec::len), Some(20));
     let work = data["run"]["work"].as_array().expect("a list");
     assert!(work.iter().any(|work| work["failed"] == true) && work.len() >= 7, "{work:?}");
-    let titles: Vec<&str> =
-        data["results"]["columns"].as_array().expect("a list").iter().filter_map(|one| one["stage"].as_str()).collect();
-    assert!(titles.contains(&"score") && titles.contains(&"best\u{2020}"), "{titles:?}");
+    let tables = data["results"]["tables"].as_array().expect("a list");
+    let stages: Vec<&str> = tables.iter().filter_map(|one| one["rows"][0]["heads"][0].as_str()).collect();
+    assert_eq!(stages, ["score", "best\u{2020}"], "two protocols are two tables");
 
     let images = &data["images"][0];
     assert_eq!(images["columns"], serde_json::json!(["photograph", "cams", "masks", "ground truth"]));
+    assert_eq!((&images["scored"], &images["has_maps"]), (&"masks".into(), &true.into()));
+    assert_eq!(images["colours"][0], serde_json::json!(["background", "rgb(0, 0, 0)"]));
+    assert_eq!(images["colours"].as_array().map(Vec::len), Some(6), "four classes, the background, and what is unsure");
     let rows = images["rows"].as_array().expect("a list");
     assert_eq!((rows.len(), images["total"].as_u64()), (40, Some(60)));
     let scores: Vec<f64> = rows.iter().filter_map(|row| row["score"].as_f64()).collect();
@@ -107,6 +110,34 @@ fn the_page_needs_nothing_else_and_has_everything() {
             );
         }
     }
+}
+
+#[test]
+fn images_are_ranked_by_the_masks_that_most_stages_lead_up_to() {
+    let toml = r#"
+[pipeline]
+name = "look"
+[stages.train]
+kind = "dataset.synthetic"
+count = 8
+size = 32
+[stages.cams]
+kind = "debug.maps"
+inputs = { images = "train" }
+[stages.both]
+kind = "cam.and"
+inputs = { a = "cams", b = "cams" }
+[stages.deep]
+kind = "mask.threshold"
+inputs = { scores = "both" }
+[stages.shallow]
+kind = "mask.threshold"
+inputs = { scores = "cams" }
+"#;
+    let bench = Workbench::new().pipeline(toml);
+    assert_eq!(bench.run(["run", "pipeline.toml"]).code, Some(0));
+    let (_, data) = page(&bench, &[]);
+    assert_eq!(data["images"][0]["scored"], "deep");
 }
 
 #[test]
@@ -198,7 +229,29 @@ fn the_page_can_be_used_in_a_browser() {
     assert_eq!(browser.value(&format!("{scores}.every((one, at, all) => at === 0 || all[at - 1] >= one)")), true);
     browser.value("(() => { const select = document.querySelector('#images select'); select.selectedIndex = 1; select.dispatchEvent(new Event('change')); })()");
     assert_eq!(browser.value(loaded), true);
+    // A column can be left out; the box that was ticked keeps the focus.
+    let columns = "document.querySelectorAll('#images thead th').length";
+    assert_eq!(browser.value(columns), 5);
+    browser.value("(() => { document.querySelector('#images details').open = true; document.querySelectorAll('#images input')[1].click(); })()");
+    assert_eq!(browser.value(columns), 4);
+    assert_eq!(browser.value("document.activeElement === document.querySelectorAll('#images input')[1] && !document.activeElement.checked"), true);
     browser.keep("report-light");
+    // The picture of the graph in other sizes, and the numbers behind a plot.
+    let width = "document.querySelector('#picture > svg').getBoundingClientRect().width";
+    let natural = browser.value(width).as_f64().expect("a number");
+    browser.value("document.querySelector('#zoom button[aria-label=Larger]').click()");
+    assert!(browser.value(width).as_f64() > Some(1.2 * natural));
+    browser.value("document.querySelector('#zoom button[aria-label=Smaller]').click()");
+    browser.value("document.querySelector('#thresholds details').open = true");
+    browser.wait_for("document.querySelectorAll('#thresholds details tbody tr').length === 81");
+    // Nothing is wider than the window, not even that of a telephone: wide things scroll in their boxes.
+    for width in [1280, 700, 360] {
+        browser.width(width);
+        let sizes = browser.value("[document.documentElement.scrollWidth, document.documentElement.clientWidth]");
+        assert_eq!(sizes[0], sizes[1], "{width}");
+    }
+    browser.keep("report-narrow");
+    browser.width(1280);
     // What is written can be read in both schemes: WCAG 2.1 asks for a contrast of 4.5.
     let contrast = "(() => { const light = (colour) => { const [r, g, b] = colour.match(/[0-9.]+/g).map((one) => { const value = one / 255; \
                     return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; }; \
@@ -211,6 +264,56 @@ fn the_page_can_be_used_in_a_browser() {
     assert!(in_light >= 4.5 && in_dark >= 4.5, "{in_light} {in_dark}");
     browser.value("document.getElementById('graph').scrollIntoView()");
     browser.keep("report-dark");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn the_graph_of_a_sweep_is_that_of_one_point_at_a_time() {
+    let sweep = r#"
+base = "pipeline.toml"
+sweep.targets = ["best", "score"]
+
+[sweep.variants.plain]
+
+[sweep.variants.noisy]
+stages.cams.noise = 0.8
+
+[sweep.variants.a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide]
+stages.score.inputs.prediction = "masks"
+"#;
+    let bench = Workbench::new().pipeline(PIPELINE).file("s.toml", sweep);
+    assert_eq!(bench.run(["sweep", "s.toml"]).code, Some(0));
+    assert_eq!(bench.run(["report", "s.toml", "--images", "4"]).code, Some(0));
+    let text = String::from_utf8(bench.read("report/s.html")).expect("it is UTF-8");
+    let names: Vec<&str> =
+        text.split("<template data-graph=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(names, ["plain", "noisy", "a_variant_with_a_name_that_is_longer_than_a_telephone_is_wide", ""]);
+    let Some(mut browser) = Browser::start() else { return };
+    browser.open(&format!("file://{}", bench.path("report/s.html").display()));
+    let boxes = "[...document.querySelectorAll('#picture .step .name')].map((one) => one.textContent).sort().join()";
+    assert_eq!(browser.value(boxes), "best,cams,masks,score,train");
+    let choose = |at: usize| {
+        format!(
+            "(() => {{ const select = document.querySelector('#zoom select'); select.selectedIndex = {at}; \
+             select.dispatchEvent(new Event('change')); }})()"
+        )
+    };
+    browser.value(&choose(1));
+    assert_eq!(browser.value(boxes), "best,cams,masks,score,train");
+    // Its boxes are those of its own steps, and can be clicked.
+    browser.value(
+        "[...document.querySelectorAll('#picture .step')].find((one) => one.querySelector('.name').textContent === 'cams')\
+         .dispatchEvent(new MouseEvent('click', { bubbles: true }))",
+    );
+    assert_eq!(browser.value("document.querySelector('#details h3').textContent"), "cams@noisy");
+    assert_eq!(browser.value("document.querySelector('#chosen').textContent.startsWith('Shown: cams@noisy')"), true);
+    assert_eq!(browser.value("document.querySelectorAll('#picture g.near[data-from]').length"), 3);
+    browser.value(&choose(3));
+    assert_eq!(browser.value("document.querySelectorAll('#picture .step').length"), 9);
+    // Long names of points do not push the page wider than a telephone.
+    browser.width(360);
+    let sizes = browser.value("[document.documentElement.scrollWidth, document.documentElement.clientWidth]");
+    assert_eq!(sizes[0], sizes[1]);
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 

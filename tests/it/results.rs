@@ -199,3 +199,123 @@ fn without_scores_it_says_how_to_make_some() {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
     assert_eq!(outcome.stderr, "error: no score is there yet\nhelp: make them: orandflow sweep s.toml\n");
 }
+
+/// One point: two stages of one protocol, one of another, and two curves that reach different recalls.
+const SINGLE: &str = r#"
+[pipeline]
+name = "single"
+
+[stages.one]
+kind = "debug.metrics"
+miou = 0.4
+precision = 0.5
+recall = 0.6
+split = "train"
+
+[stages.two]
+kind = "debug.metrics"
+miou = 0.5
+precision = 0.4
+recall = 0.6
+split = "train"
+
+[stages.last]
+kind = "debug.metrics"
+miou = 0.3
+precision = 0.4
+recall = 0.5
+split = "val"
+
+[stages.far]
+kind = "debug.metrics"
+oracle = true
+split = "train"
+curve = [[0.1, 0.3, 0.4, 0.8], [0.2, 0.4, 0.6, 0.62], [0.3, 0.3, 0.9, 0.3]]
+
+[stages.near]
+kind = "debug.metrics"
+oracle = true
+split = "train"
+curve = [[0.1, 0.3, 0.5, 0.5], [0.2, 0.4, 0.7, 0.42], [0.3, 0.3, 0.9, 0.3]]
+
+[stages.nap]
+kind = "debug.sleep"
+seconds = 0.01
+"#;
+
+#[test]
+fn of_one_pipeline_the_stages_of_a_protocol_are_the_rows_of_a_table() {
+    let bench = Workbench::new().pipeline(SINGLE);
+    assert_eq!(bench.run(["run", "pipeline.toml"]).code, Some(0));
+    let table = |more: &[&str]| {
+        let outcome = bench.run(["results", "pipeline.toml"].into_iter().chain(more.iter().copied()));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stdout
+    };
+    // Both curves are read at 50 %, which both reach; by itself the first one would be read at 80 %.
+    insta::assert_snapshot!(table(&[]), @r"
+    10 images of split `train`, 2 of 2 classes; not counted: nothing
+    stage  mIoU %  precision %  recall %
+    one    40.0         50.0 *      60.0
+    two    50.0 *       40.0        60.0
+
+    10 images of split `val`, 2 of 2 classes; not counted: nothing
+    stage  mIoU %  precision %  recall %
+    last     30.0         40.0      50.0
+
+    10 images of split `train`, 2 of 2 classes; not counted: nothing; threshold searched for `miou` on the scored images: an oracle
+    stage  mIoU %  precision %  recall %  PR area %  precision % at recall 50 %  threshold
+    far†      0.0          0.0       0.0     53.4 *                      60.0 *       0.30
+    near†     0.0          0.0       0.0     39.4                        50.0         0.30
+
+    * best; † oracle: ground truth of the scored images chose the threshold
+    ");
+    insta::assert_snapshot!(table(&["--format", "markdown", "--stage", "one", "--stage", "two", "--stage", "last"]), @r"
+    10 images of split `train`, 2 of 2 classes; not counted: nothing:
+
+    | stage | mIoU % | precision % | recall % |
+    | --- | ---: | ---: | ---: |
+    | one | 40.0 | **50.0** | 60.0 |
+    | two | **50.0** | 40.0 | 60.0 |
+
+    10 images of split `val`, 2 of 2 classes; not counted: nothing:
+
+    | stage | mIoU % | precision % | recall % |
+    | --- | ---: | ---: | ---: |
+    | last | 30.0 | 40.0 | 50.0 |
+    ");
+    insta::assert_snapshot!(table(&["--format", "latex", "--stage", "far", "--measures", "miou,area"]), @r"
+    % needs \usepackage{booktabs}
+    % 10 images of split `train`, 2 of 2 classes; not counted: nothing; threshold searched for `miou` on the scored images: an oracle
+    \begin{tabular}{lrr}
+    \toprule
+    stage & mIoU \% & PR area \% \\
+    \midrule
+    far$^\dagger$ & 0.0 & 53.4 \\
+    \bottomrule
+    \end{tabular}
+    % $\dagger$: ground truth of the scored images chose the threshold
+    ");
+    assert!(table(&["--stage", "far"]).contains("precision % at recall 80 %"));
+    let refused = bench.run(["results", "pipeline.toml", "--stage", "nap"]);
+    assert_eq!(refused.code, Some(2));
+    assert_eq!(refused.stderr, "error: stage `nap` makes no scores\nhelp: these do: one, two, last, far, near\n");
+    let seeds = table(&["--stage", "one", "--set", "sweep.seeds=[0]", "--each"]);
+    assert!(seeds.contains("\none "), "{seeds}");
+}
+
+#[test]
+fn at_the_end_of_a_run_oracles_are_marked() {
+    let bench = Workbench::new().pipeline(SINGLE);
+    let text = bench.run(["run", "pipeline.toml"]).stdout;
+    let lines: Vec<&str> = text.lines().take(7).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    stage  mIoU %  precision %  recall %  scored on
+    one      40.0         50.0      60.0  10 images of `train`
+    two      50.0         40.0      60.0  10 images of `train`
+    last     30.0         40.0      50.0  10 images of `val`
+    far†      0.0          0.0       0.0  10 images of `train`
+    near†     0.0          0.0       0.0  10 images of `train`
+    † oracle: ground truth of the scored images chose the threshold
+    ");
+}

@@ -58,8 +58,8 @@ fn a_first_run_runs_everything_and_a_second_one_says_that_it_does_nothing() {
     let first = bench.run(["run", "pipeline.toml"]);
     assert_eq!(first.code, Some(0), "{first:?}");
     insta::assert_snapshot!(without_times(&first.stdout), @r"
-    stage  mIoU %  precision %  recall %
-    score    45.7         50.0      61.5
+    stage  mIoU %  precision %  recall %  scored on
+    score    45.7         50.0      61.5  10 images
 
     5 stages: 5 ran in [TIME]
     ");

@@ -9,6 +9,7 @@ use crate::artifact::export::Source;
 use crate::artifact::images::{self, ClassList, ImageEntry};
 use crate::artifact::{maps, masks};
 use crate::digest::Digest;
+use crate::image::palette::voc_palette;
 use crate::image::{LabelMap, Rgb, codec};
 use crate::kind::Kind;
 use crate::store::manifest::{Entry, Manifest};
@@ -25,6 +26,8 @@ const SCORED: usize = 2000;
 pub struct Member<'a> {
     /// Its name.
     pub stage: String,
+    /// How many stages come before it, one behind the other.
+    pub depth: usize,
     /// Its result.
     pub manifest: &'a Manifest,
     /// The result of the stage of the same name on the other side of a comparison, where it is another one.
@@ -90,7 +93,9 @@ impl Group<'_> {
                 }
             }
         }
-        let scored = self.members.iter().rev().find(|member| member.manifest.kind == Kind::MaskSet);
+        // What the pipeline leads up to says most; of several as far down, the last one does.
+        let scored = self.members.iter().filter(|member| member.manifest.kind == Kind::MaskSet);
+        let scored = scored.max_by_key(|member| member.depth);
         let scores = match scored {
             Some(member) => scores(member.manifest, &entries, source)?,
             None => BTreeMap::new(),
@@ -116,13 +121,15 @@ impl Group<'_> {
             smalls.insert(id.clone(), small);
         }
         let mut columns = vec!["photograph".to_owned()];
+        let is_mask = |member: &&&Member<'_>| matches!(member.manifest.kind, Kind::MaskSet | Kind::SeedSet);
+        let has_maps = self.members.iter().any(|member| !is_mask(&member));
         for member in &self.members {
             let own = pictures(member.manifest, &chosen, &smalls, &classes, source)?;
             push(&mut rows, &mut columns, member.stage.clone(), own);
             let Some(other) = member.other else { continue };
             let theirs = pictures(other, &chosen, &smalls, &classes, source)?;
             push(&mut rows, &mut columns, format!("{} of B", member.stage), theirs);
-            if matches!(member.manifest.kind, Kind::MaskSet | Kind::SeedSet) {
+            if is_mask(&member) {
                 let (mine, theirs) = (read(member.manifest, &chosen, source)?, read(other, &chosen, source)?);
                 let differences = mine
                     .iter()
@@ -141,8 +148,14 @@ impl Group<'_> {
             push(&mut rows, &mut columns, "ground truth".to_owned(), truths);
         }
         let scored = scored.filter(|_| !scores.is_empty()).map(|member| member.stage.clone());
+        let colours = if has_truth || self.members.iter().any(|member| is_mask(&member)) {
+            colours(entries.values().flat_map(|entry| &entry.labels), &classes)
+        } else {
+            Vec::new()
+        };
         let taken = fit(&mut rows, &order, room);
-        Ok((ImagesView { name: self.name.clone(), total: entries.len(), scored, columns, rows }, taken))
+        let name = self.name.clone();
+        Ok((ImagesView { name, total: entries.len(), scored, colours, has_maps, columns, rows }, taken))
     }
 }
 
@@ -165,6 +178,20 @@ fn fit(rows: &mut Vec<ImageRow>, order: &[String], room: usize) -> usize {
     }
     rows.retain(|row| kept.contains(row.id.as_str()));
     taken
+}
+
+/// Returns the name and the colour in masks of the background, of every class that images have, and of pixels without a class.
+fn colours<'a>(labels: impl Iterator<Item = &'a u8>, classes: &[String]) -> Vec<(String, String)> {
+    const PALETTE: [u8; 768] = voc_palette();
+    let colour = |index: u8| {
+        let at = usize::from(index) * 3;
+        format!("rgb({}, {}, {})", PALETTE[at], PALETTE[at + 1], PALETTE[at + 2])
+    };
+    let labels: BTreeSet<u8> = labels.copied().filter(|label| *label < LabelMap::IGNORE - 1).collect();
+    let classes = labels.into_iter().map(|label| (name_of(classes, label), colour(label + 1)));
+    let background = ("background".to_owned(), colour(0));
+    let ignored = ("unsure or not counted".to_owned(), colour(LabelMap::IGNORE));
+    std::iter::once(background).chain(classes).chain([ignored]).collect()
 }
 
 type Cells = BTreeMap<String, BTreeMap<String, String>>;
@@ -361,6 +388,22 @@ mod tests {
         let chosen = choose(&entries, &scores, 8);
         assert_eq!(chosen, ["i00", "i39", "i01", "i38", "i20", "i02", "i37", "i03"]);
         assert_eq!(choose(&entries, &BTreeMap::new(), 4), ["i00", "i10", "i20", "i30"]);
+    }
+
+    #[test]
+    fn masks_have_the_colours_that_their_classes_are_said_to_have() {
+        let classes = ["background", "cat", "dog"].map(str::to_owned);
+        let pair = |name: &str, colour: &str| (name.to_owned(), colour.to_owned());
+        assert_eq!(
+            colours([1, 0, 1, 7].iter(), &classes),
+            [
+                pair("background", "rgb(0, 0, 0)"),
+                pair("cat", "rgb(128, 0, 0)"),
+                pair("dog", "rgb(0, 128, 0)"),
+                pair("class 8", "rgb(64, 0, 0)"),
+                pair("unsure or not counted", "rgb(224, 224, 192)"),
+            ]
+        );
     }
 
     #[test]

@@ -129,28 +129,28 @@ impl MetricsView {
     }
 }
 
-/// The table of all points, in words.
+/// The scores of all points, in words.
 #[derive(Clone, Debug, Serialize)]
 pub struct ResultsView {
-    /// Titles of what names a row.
-    pub heads: Vec<String>,
-    /// The columns.
-    pub columns: Vec<ColumnView>,
-    /// The rows.
-    pub rows: Vec<RowView>,
+    /// The tables.
+    pub tables: Vec<TableView>,
     /// What must be known beside the numbers.
     pub notes: Vec<String>,
 }
 
-/// A column of scores.
+/// Scores that may be held against each other.
 #[derive(Clone, Debug, Serialize)]
-pub struct ColumnView {
-    /// The stage.
-    pub stage: String,
-    /// What was measured.
-    pub title: String,
+pub struct TableView {
+    /// The stage, where all are of one.
+    pub title: Option<String>,
     /// How the scores came about.
     pub protocol: String,
+    /// Titles of what names a row.
+    pub heads: Vec<String>,
+    /// What was measured.
+    pub columns: Vec<String>,
+    /// The rows.
+    pub rows: Vec<RowView>,
 }
 
 /// A row of scores.
@@ -187,6 +187,10 @@ pub struct ImagesView {
     pub total: usize,
     /// The stage whose masks gave the scores of the rows.
     pub scored: Option<String>,
+    /// What the colours of masks mean: a name and the colour, as CSS writes it; empty where no masks are shown.
+    pub colours: Vec<(String, String)>,
+    /// Whether maps are shown.
+    pub has_maps: bool,
     /// Titles of the columns.
     pub columns: Vec<String>,
     /// The chosen images.
@@ -210,12 +214,34 @@ pub struct ImageRow {
     pub cells: Vec<Option<BTreeMap<String, String>>>,
 }
 
-/// Returns the page as one file that needs nothing else.
-pub fn render(page: &Page, plan: &Plan) -> String {
+/// Most bytes of the pictures of points, which a sweep of hundreds would have more of than the page has room for.
+const GRAPHS: usize = 2_000_000;
+
+/// Returns the page as one file that needs nothing else. The graph is that of the first of these points, by name and by the names and
+/// numbers of their stages, and the reader may choose another one, or that of all; without points it is that of the plan.
+pub fn render(page: &Page, plan: &Plan, points: &[(&str, &[(String, usize)])]) -> String {
     // `</script>` within a string would end the element; JSON may write `<` in another way.
     let data = serde_json::to_string(page).expect("the page is JSON").replace('<', "\\u003c");
-    let (title, graph) = (escaped(&page.title), svg::svg(plan));
-    let parts: [(&str, &str); 5] = [
+    let (title, whole) = (escaped(&page.title), svg::svg(plan));
+    let template = |name: &str, svg: &str| {
+        format!("<template data-graph=\"{}\">\n{}\n</template>\n", escaped(name), svg.trim_end())
+    };
+    let (mut graph, mut graphs) = (whole.clone(), String::new());
+    for (at, (name, steps)) in points.iter().enumerate() {
+        let svg = svg::part(plan, steps);
+        if graphs.len() + svg.len() > GRAPHS {
+            break;
+        }
+        graphs.push_str(&template(name, &svg));
+        if at == 0 {
+            graph = svg;
+        }
+    }
+    if !graphs.is_empty() {
+        graphs.push_str(&template("", &whole));
+    }
+    let parts: [(&str, &str); 6] = [
+        ("{{graphs}}", graphs.trim_end()),
         ("{{title}}", &title),
         ("{{style}}", include_str!("style.css").trim_end()),
         ("{{graph}}", graph.trim_end()),

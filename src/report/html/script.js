@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 
 /** Makes an element; attributes with the value null are left out, a function is a listener. */
 function make(tag, attributes, ...children) {
-  const svg = ["svg", "path", "rect", "text", "line", "g", "title"].includes(tag);
+  const svg = ["svg", "path", "rect", "text", "line", "circle", "g", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (typeof value === "function") node.addEventListener(name, value);
@@ -33,6 +33,17 @@ function table(titles, rows) {
 }
 const word = (text) => ({ text, word: true });
 const number = (text) => ({ text });
+/** A box that scrolls what is wider or longer than it, also by the keys. */
+function scroller(label, ...children) {
+  return make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, children);
+}
+/** Something that is drawn when it is first unfolded. */
+function unfolding(summary, draw) {
+  const node = make("details", { toggle: () => { if (node.open && node.children.length === 1) node.append(draw()); } }, make("summary", null, summary));
+  return node;
+}
+/** A time as people write it; `2026-11-30T20:46:46.503Z` is how it comes. */
+const moment = (text) => text.replace("T", " ").replace(/(\.\d+)?Z$/, " UTC");
 /** Hides a section that has nothing to show; returns the box for what it shows, emptied. */
 function section(id, filled) {
   const node = $(id);
@@ -54,7 +65,7 @@ function contents() {
 function again(id, draw) {
   const node = $(id);
   const all = (which) => [...node.querySelectorAll(which)];
-  const reachable = "button, select, summary, a, [tabindex]";
+  const reachable = "button, select, input, summary, a, [tabindex]";
   const focus = node.contains(document.activeElement) ? all(reachable).indexOf(document.activeElement) : -1;
   const open = all("details").map((one) => one.open);
   const scrolled = all(".scroll").map((one) => [one.scrollLeft, one.scrollTop]);
@@ -65,7 +76,7 @@ function again(id, draw) {
   if (target && target !== document.activeElement) target.focus({ preventScroll: true });
 }
 /** What was chosen where, for when a section is drawn anew. */
-const kept = { step: 0, metrics: "", thresholds: "", images: { group: 0, className: "", order: "worst" } };
+const kept = { step: 0, asked: false, scale: 1, metrics: "", thresholds: "", images: { group: 0, className: "", order: "worst", hidden: new Set() } };
 function choice(label, options, chosen, change) {
   const select = make("select", { change: (event) => change(event.target.value) });
   for (const [value, text] of options) select.append(make("option", { value, selected: value === chosen }, text));
@@ -74,48 +85,102 @@ function choice(label, options, chosen, change) {
 
 // Stages
 
-function show(index) {
+/** Shows a stage; where the reader asked for it, that is said, and it is looked for in the picture. */
+function show(index, asked) {
   kept.step = index;
+  kept.asked = kept.asked || Boolean(asked);
   const step = page.steps[index];
   const details = $("details");
   const now = tracked(step.name);
   details.replaceChildren();
   const row = (name, value) => (value === null || value === undefined || value === "" ? [] : [make("dt", null, name), make("dd", null, String(value))]);
   const made = step.made || {};
+  const reason = (now && now.note) || step.reason;
   details.append(
     make("h3", null, step.name),
     make("dl", null,
-      row("kind", step.kind), row("state", stateOf(step)), row("why", (now && now.note) || step.reason), row("done", progressOf(now)), row("measured", measuredOf(now)),
+      row("kind", step.kind), row("state", stateOf(step)), row(stateOf(step) === "cached" ? "why it ran" : "why", reason), row("done", progressOf(now)), row("measured", measuredOf(now)),
       row("took", made.seconds === undefined ? null : seconds(made.seconds)),
       row("peak memory", made.peak_memory ? bytes(made.peak_memory) : null),
-      row("made", made.started), row("on", made.host ? made.host + ", device " + made.device : null),
+      row("made", made.started ? moment(made.started) : null), row("on", made.host ? made.host + ", device " + made.device : null),
       row("by", made.stage ? "stage " + made.stage + " of " + made.pipeline + ", version " + made.version : null),
       row("result", step.size === null ? null : step.parts + (step.parts === 1 ? " part, " : " parts, ") + bytes(step.size)),
-      row("images", step.images || null), row("key", step.key), row("artifact", step.output)));
+      row("images", step.images || null)));
   if (step.inputs.length) {
-    details.append(make("h3", null, "Inputs"), make("dl", null, step.inputs.map(([port, other]) => [
+    details.append(make("h4", null, "Inputs"), make("dl", null, step.inputs.map(([port, other]) => [
       make("dt", null, port),
-      make("dd", null, make("button", { class: "link", type: "button", click: () => show(other) }, page.steps[other].name)),
+      make("dd", null, make("button", { class: "link", type: "button", click: () => { show(other, true); $("details").focus(); } }, page.steps[other].name)),
     ])));
   }
   if (step.params.length) {
-    details.append(make("h3", null, "Parameters"), make("dl", null, step.params.map(([name, value, place]) => [
-      make("dt", null, name), make("dd", { class: "mono" }, value, make("span", { class: "soft" }, place ? "  " + place : "  default")),
+    details.append(make("h4", null, "Parameters"), make("dl", null, step.params.map(([name, value, place]) => [
+      make("dt", null, name), make("dd", null, make("span", { class: "mono" }, value), make("span", { class: "soft" }, "  " + (place || "default"))),
     ])));
   }
-  if (step.log.length) details.append(make("h3", null, "Log"), make("pre", { tabindex: 0 }, step.log.join("\n")));
+  if (step.log.length) details.append(make("h4", null, "Log"), make("pre", { tabindex: 0, "aria-label": "Log of " + step.name }, step.log.join("\n")));
+  if (step.key || step.output) {
+    details.append(make("h4", null, "In the cache"), make("dl", { class: "digests" }, row("key", step.key), row("result", step.output)));
+  }
+  const near = new Set(step.inputs.map(([, other]) => other));
+  page.steps.forEach((other, at) => { if (other.inputs.some(([, from]) => from === index)) near.add(at); });
   for (const node of document.querySelectorAll("#picture .step")) {
-    const chosen = Number(node.dataset.step) === index;
-    node.classList.toggle("chosen", chosen);
-    node.setAttribute("aria-pressed", chosen ? "true" : "false");
+    const at = Number(node.dataset.step);
+    node.classList.toggle("chosen", at === index);
+    node.classList.toggle("near", kept.asked && near.has(at));
+    node.setAttribute("aria-pressed", at === index ? "true" : "false");
+    if (at === index && asked) reveal(node, false);
+  }
+  for (const node of document.querySelectorAll("#picture [data-from]")) {
+    node.classList.toggle("near", kept.asked && (Number(node.dataset.from) === index || Number(node.dataset.to) === index));
+  }
+  if (asked) $("chosen").textContent = "Shown: " + step.name + ", " + step.kind + ", " + stateOf(step);
+}
+/** Scrolls the picture to a box: to the middle, or no more than it takes. */
+function reveal(node, middle) {
+  const box = node.getBoundingClientRect(), view = $("picture").getBoundingClientRect();
+  const inside = box.left >= view.left && box.right <= view.right && box.top >= view.top && box.bottom <= view.bottom;
+  if (inside && !middle) return;
+  $("picture").scrollBy({ left: (box.left + box.right - view.left - view.right) / 2, top: (box.top + box.bottom - view.top - view.bottom) / 2, behavior: "instant" });
+}
+/** Draws the picture at a scale; 0 is the one at which all of it is seen, if it can be read then. */
+function zoom(scale) {
+  const svg = document.querySelector("#picture > svg"), picture = $("picture");
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  const whole = Math.min(1, (picture.clientWidth - 2) / width);
+  kept.scale = Math.min(2, Math.max(0.1, scale || Math.max(whole, 0.7)));
+  const across = (picture.scrollLeft + picture.clientWidth / 2) / picture.scrollWidth, down = (picture.scrollTop + picture.clientHeight / 2) / picture.scrollHeight;
+  svg.setAttribute("width", Math.floor(width * kept.scale));
+  svg.setAttribute("height", Math.floor(height * kept.scale));
+  picture.scrollTo({ left: across * picture.scrollWidth - picture.clientWidth / 2, top: down * picture.scrollHeight - picture.clientHeight / 2, behavior: "instant" });
+}
+function wholePicture() {
+  const picture = $("picture");
+  const [, , width] = document.querySelector("#picture > svg").getAttribute("viewBox").split(" ").map(Number);
+  zoom(Math.min(1, (picture.clientWidth - 2) / width));
+}
+/** Makes what changes the picture; once. */
+function tools() {
+  const graphs = [...document.querySelectorAll("template[data-graph]")];
+  if (graphs.length) {
+    $("zoom").append(choice("Point", graphs.map((one, at) => [String(at), one.dataset.graph || "all points"]), "0", (at) => {
+      $("picture").replaceChildren(graphs[at].content.cloneNode(true));
+      wire();
+      mark();
+      zoom(0);
+      const shown = document.querySelector("#picture .step[data-step='" + kept.step + "']") || document.querySelector("#picture .step");
+      if (shown) { show(Number(shown.dataset.step)); reveal(shown, true); }
+    }));
+  }
+  for (const [text, label, act] of [["\u2212", "Smaller", () => zoom(kept.scale / 1.25)], ["+", "Larger", () => zoom(kept.scale * 1.25)], ["Whole width", null, wholePicture], ["100 %", "100 %, natural size", () => zoom(1)]]) {
+    $("zoom").append(make("button", { type: "button", "aria-label": label, click: act }, text));
   }
 }
-/** Makes the boxes of the picture buttons; once. */
+/** Makes the boxes of the picture buttons. */
 function wire() {
   const picture = document.querySelector("#picture > svg");
   picture.setAttribute("role", "group");
   for (const node of picture.querySelectorAll(".step")) {
-    const open = () => show(Number(node.dataset.step));
+    const open = () => show(Number(node.dataset.step), true);
     node.setAttribute("tabindex", "0");
     node.setAttribute("role", "button");
     node.addEventListener("click", open);
@@ -145,7 +210,7 @@ function graph() {
   mark();
   $("stages").replaceChildren(table([word("stage"), word("kind"), word("state"), number("took"), number("size")], page.steps.map((step, index) =>
     make("tr", null,
-      make("td", { class: "word" }, make("button", { class: "link", type: "button", click: () => { show(index); $("details").scrollIntoView({ block: "nearest" }); } }, step.name)),
+      make("td", { class: "word" }, make("button", { class: "link", type: "button", click: () => { show(index, true); $("details").scrollIntoView({ block: "nearest" }); } }, step.name)),
       make("td", { class: "word" }, step.kind), make("td", { class: "word" }, stateOf(step)),
       make("td", null, step.made ? seconds(step.made.seconds) : "-"), make("td", null, step.size === null ? "-" : bytes(step.size))))));
   show(Math.min(kept.step, page.steps.length - 1));
@@ -153,12 +218,22 @@ function graph() {
 
 // Plots
 
-const DASHES = ["", "6 3", "2 3", "8 3 2 3", "", "6 3"];
+// Five and six have no common divisor: of 30 lines no two look alike.
+const DASHES = ["", "6 3", "2 3", "8 3 2 3", "14 4"];
+const LINES = 30;
 function line(name, points, at) {
-  return { name, points, colour: "var(--c" + (at % 6) + ")", dash: DASHES[at % 6] };
+  return { name, points, colour: "var(--c" + (at % 6) + ")", dash: DASHES[at % DASHES.length] };
 }
-function plot(title, series, across, up, bounds) {
-  const width = 400, height = 230, left = 46, right = 12, top = 10, bottom = 34;
+/** Round numbers, about four of them, that span an interval or lie in it. */
+function ticks(low, high, inside) {
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 2.5, 5].find((one) => one * power >= rough * 0.999) || 10);
+  const first = inside ? Math.ceil(low / step - 1e-6) : Math.floor(low / step + 1e-6), last = inside ? Math.floor(high / step + 1e-6) : Math.ceil(high / step - 1e-6);
+  return Array.from({ length: last - first + 1 }, (_, at) => (first + at) * step);
+}
+/** Draws lines over one pair of axes. `mark` is a place on the lower axis with a word for it. */
+function plot(title, series, across, up, bounds, mark, caption) {
+  const width = 400, height = 230, left = 56, right = 12, top = 10, bottom = 34;
   const all = series.flatMap((one) => one.points);
   const reach = (at) => {
     const values = all.map((point) => point[at]);
@@ -167,27 +242,38 @@ function plot(title, series, across, up, bounds) {
     return [low, high];
   };
   const [x0, x1] = bounds ? bounds[0] : reach(0);
-  const [y0, y1] = bounds ? bounds[1] : reach(1);
+  const [low, high] = bounds ? bounds[1] : reach(1);
+  const upwards = ticks(low, high, false), y0 = upwards[0], y1 = upwards[upwards.length - 1];
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
   const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
-  const short = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : Number(value.toPrecision(2)).toString());
+  const short = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : value !== 0 && Math.abs(value) < 0.001 ? Number(value.toPrecision(3)).toExponential() : Number(value.toPrecision(3)).toString());
   const label = (text, at, anchor) => make("text", { x: at[0], y: at[1], style: "text-anchor: " + anchor }, text);
   const svg = make("svg", { class: "plot", width, height, viewBox: "0 0 " + width + " " + height, role: "img",
     "aria-label": title + ": " + series.map((one) => one.name + " from " + short(one.points[0][1]) + " to " + short(one.points[one.points.length - 1][1])).join(", ") });
-  for (let tick = 0; tick <= 4; tick++) {
-    const across = x0 + ((x1 - x0) * tick) / 4, upward = y0 + ((y1 - y0) * tick) / 4;
-    svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: y(upward), y2: y(upward) }),
-      label(short(upward), [left - 6, y(upward) + 4], "end"), label(short(across), [x(across), height - bottom + 16], "middle"));
-  }
+  for (const value of upwards) svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }), label(short(value), [left - 6, y(value) + 4], "end"));
+  for (const value of ticks(x0, x1, true)) svg.append(make("line", { class: "axis", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 4 }), label(short(value), [x(value), height - bottom + 16], x(value) > width - 30 ? "end" : "middle"));
   svg.append(label(across, [(left + width - right) / 2, height - 3], "middle"));
+  if (mark) {
+    const after = mark.at < (x0 + x1) / 2;
+    svg.append(make("line", { class: "mark", x1: x(mark.at), x2: x(mark.at), y1: top, y2: height - bottom }),
+      label(mark.text, [x(mark.at) + (after ? 4 : -4), height - bottom - 6], after ? "start" : "end"));
+  }
   for (const one of series) {
     const path = one.points.map((point, at) => (at ? "L" : "M") + x(point[0]).toFixed(1) + " " + y(point[1]).toFixed(1)).join("");
-    svg.append(make("path", { d: path, style: "stroke: " + one.colour, "stroke-dasharray": one.dash || null }, make("title", null, one.name)));
+    svg.append(make("path", { d: path, style: "stroke: " + one.colour + (one.strong ? "; stroke-width: 3.2" : ""), "stroke-dasharray": one.dash || null }, make("title", null, one.name)));
   }
   const legend = make("ul", { class: "legend" }, series.map((one) => make("li", null,
-    make("svg", { width: 26, height: 8, "aria-hidden": "true" }, make("path", { d: "M0 4H26", style: "stroke: " + one.colour + "; stroke-width: 2.5; fill: none", "stroke-dasharray": one.dash || null })),
-    one.name)));
-  return make("figure", null, make("figcaption", null, title), make("div", { class: "soft" }, up), svg, legend);
+    make("svg", { width: 30, height: 8, "aria-hidden": "true" }, make("path", { d: "M0 4H30", style: "stroke: " + one.colour + "; stroke-width: 2.5; fill: none", "stroke-dasharray": one.dash || null })),
+    one.strong ? make("strong", null, one.name) : one.name)));
+  return make("figure", null, make("figcaption", null, caption || title), up ? make("div", { class: "soft" }, up) : null, svg, series.length > 1 ? legend : null);
+}
+/** What a plot of curves over the same places shows, as a table. */
+function numbers(across, curves) {
+  const places = [...new Set(curves.flatMap((curve) => curve.points.map((point) => point[0])))].sort((one, other) => one - other);
+  const values = curves.map((curve) => new Map(curve.points));
+  const short = (value) => (value === undefined || value === null ? "-" : String(Number(value.toPrecision(4))));
+  return scroller("Values over " + across, table([across].concat(curves.map((curve) => curve.name.replaceAll("_", " "))).map(number),
+    places.map((place) => make("tr", null, make("td", null, short(place)), values.map((of) => make("td", null, short(of.get(place))))))));
 }
 
 // Scores
@@ -196,19 +282,12 @@ function results() {
   const found = page.results;
   const box = section("results", found !== null);
   if (!found) return;
-  const groups = [];
-  for (const [at, column] of found.columns.entries()) {
-    const last = groups[groups.length - 1];
-    if (last && last.title === column.stage) last.columns.push(at);
-    else groups.push({ title: column.stage, protocol: column.protocol, columns: [at] });
-  }
-  for (const group of groups) {
-    const rows = found.rows.filter((row) => group.columns.some((at) => row.cells[at] !== null));
-    const titles = found.heads.map(word).concat(group.columns.map((at) => number(found.columns[at].title)));
-    box.append(make("h3", null, group.title), make("p", { class: "soft" }, group.protocol), make("div", { class: "scroll" }, table(titles, rows.map((row) => make("tr", null,
+  for (const one of found.tables) {
+    const titles = one.heads.map(word).concat(one.columns.map(number));
+    const about = make("p", { class: "soft" }, one.protocol);
+    box.append(...(one.title ? [make("h3", null, one.title), about] : [about]), scroller((one.title || "Scores") + ": " + one.protocol, table(titles, one.rows.map((row) => make("tr", null,
       row.heads.map((text) => make("td", { class: "word" }, text)),
-      group.columns.map((at) => make("td", { class: row.cells[at] && row.cells[at].best ? "best" : null,
-        "aria-label": row.cells[at] && row.cells[at].best ? row.cells[at].text + ", best" : null }, row.cells[at] ? row.cells[at].text : "-")))))));
+      row.cells.map((cell) => make("td", { class: cell && cell.best ? "best" : null }, cell ? cell.text : "-", cell && cell.best ? make("span", { class: "unseen" }, " best") : null)))))));
   }
   for (const note of found.notes) box.append(make("p", { class: "soft" }, note));
 }
@@ -243,7 +322,7 @@ function metrics() {
         }));
       });
       body.append(make("h3", null, "Confusion: % of the true pixels of a class (rows) that were given a class (columns)"),
-        make("div", { class: "scroll confusion" }, table([word("truth")].concat(names.map(number)), rows)));
+        make("div", { class: "confusion" }, scroller("Confusion matrix", table([word("truth")].concat(names.map(number)), rows))));
     }
   };
   box.append(make("div", { class: "controls" },
@@ -257,18 +336,25 @@ function thresholds() {
   const first = Math.max(0, found.findIndex((one) => one.stage === kept.thresholds));
   const whole = [[0, 1], [0, 1]];
   const known = (points) => points.filter((point) => point[0] !== null && point[1] !== null);
-  const body = make("div", { class: "plots" });
+  const body = make("div");
   const draw = (at) => {
     const one = found[at];
     kept.thresholds = one.stage;
     const pick = (key) => known(one.curve.map((point) => [point.threshold, point[key]]));
-    body.replaceChildren(
-      plot(one.stage, [line("mIoU", pick("miou"), 0), line("precision", pick("precision"), 1), line("recall", pick("recall"), 2)].filter((one) => one.points.length), "background threshold", "score", [[one.curve[0].threshold, one.curve[one.curve.length - 1].threshold], [0, 1]]),
-      plot("Precision over recall", found.slice(0, 24).map((other, at) => line(other.stage, known(other.curve.map((point) => [point.recall, point.precision])), at)).filter((one) => one.points.length), "mean recall", "mean precision", whole));
+    const own = [line("mIoU", pick("miou"), 0), line("precision", pick("precision"), 1), line("recall", pick("recall"), 2)].filter((one) => one.points.length);
+    // The chosen one is shown whatever its place.
+    const shown = found.map((_, index) => index).filter((index) => index < LINES || index === at);
+    const curves = shown.map((index) => ({ ...line(found[index].stage, known(found[index].curve.map((point) => [point.recall, point.precision])), index), strong: index === at && found.length > 1 }));
+    body.replaceChildren(make("p", { class: "soft" }, one.protocol),
+      make("div", { class: "plots" },
+        plot(one.stage, own, "background threshold", "score", [[one.curve[0].threshold, one.curve[one.curve.length - 1].threshold], [0, 1]], one.threshold === null ? null : { at: one.threshold, text: "chosen: " + one.threshold }),
+        plot("Precision over recall", curves.filter((one) => one.points.length), "mean recall", "mean precision", whole)),
+      shown.length < found.length ? make("p", { class: "soft" }, "Precision over recall of " + shown.length + " of " + found.length + " stages.") : "",
+      unfolding(one.stage + " as a table", () => numbers("threshold", own)));
   };
   box.append(make("div", { class: "controls" }, choice("Stage", found.map((one, at) => [String(at), one.stage]), String(first), (at) => draw(Number(at)))), body);
   draw(first);
-  box.append(make("div", { class: "scroll" }, table([word("stage"), number("best threshold"), number("mIoU %"), number("PR area %")], found.map((one) => make("tr", null,
+  box.append(make("h3", null, "All curves"), scroller("All curves", table([word("stage"), number("chosen threshold"), number("mIoU % there"), number("area under precision over recall %")], found.map((one) => make("tr", null,
     make("td", { class: "word" }, one.stage), make("td", null, one.threshold === null ? "-" : String(one.threshold)), make("td", null, percent(one.miou)), make("td", null, percent(one.area)))))));
 }
 
@@ -282,10 +368,15 @@ function images() {
   state.group = Math.min(state.group, groups.length - 1);
   const controls = make("div", { class: "controls" });
   const status = make("p", { class: "soft", role: "status" });
-  const body = make("div", { class: "scroll" });
+  const body = scroller("Images and what stages made of them");
+  body.classList.add("gallery");
+  const legend = make("div", { class: "key" });
+  const columns = make("div", { class: "controls" });
   const draw = () => {
     const group = groups[state.group];
+    const focus = controls.contains(document.activeElement) ? [...controls.querySelectorAll("select, button")].indexOf(document.activeElement) : -1;
     controls.replaceChildren();
+    const shown = group.columns.map((_, at) => at).filter((at) => !state.hidden.has(group.columns[at]));
     if (groups.length > 1) controls.append(choice("Set", groups.map((one, at) => [String(at), one.name]), String(state.group), (at) => { state.group = Number(at); state.className = ""; draw(); }));
     const names = [...new Set(group.rows.flatMap((row) => row.classes))].sort();
     controls.append(choice("Class", [["", "all classes"]].concat(names.map((name) => [name, name])), state.className, (name) => { state.className = name; draw(); }));
@@ -297,7 +388,17 @@ function images() {
     const rows = group.rows.filter((row) => !state.className || row.classes.includes(state.className));
     const by = (row) => (row.score === null ? 2 : row.score);
     rows.sort((one, other) => (!group.scored || state.order === "name" ? (one.id < other.id ? -1 : 1) : state.order === "worst" ? by(one) - by(other) : by(other) - by(one)));
-    status.textContent = rows.length + " of " + group.rows.length + " chosen images of " + group.total + (group.scored ? "; scored by " + group.scored : "");
+    if (focus >= 0) controls.querySelectorAll("select, button")[focus].focus();
+    status.textContent = rows.length + " of the " + group.rows.length + " images shown here, of " + group.total + " in the set" + (group.scored ? "; mIoU is that of " + group.scored + " in this image" : "");
+    legend.replaceChildren(
+      ...(group.has_maps ? [make("ul", { class: "legend", "aria-label": "Values of maps" }, make("li", null, "maps: 0 ", make("span", { class: "ramp", "aria-hidden": "true" }), " 1"))] : []),
+      ...(group.colours.length ? [make("ul", { class: "legend", "aria-label": "Colours of masks" }, group.colours.map(([name, colour]) => make("li", null, make("span", { class: "swatch", style: "background: " + colour, "aria-hidden": "true" }), name)))] : []));
+    columns.replaceChildren(...group.columns.map((name) => make("label", null, make("input", { type: "checkbox", checked: !state.hidden.has(name), change: (event) => {
+      if (event.target.checked) state.hidden.delete(name); else state.hidden.add(name);
+      draw();
+      // Drawn anew, the box that was ticked is another one.
+      [...columns.querySelectorAll("input")][group.columns.indexOf(name)].focus();
+    } }), " " + name)));
     const cell = (row, at) => {
       const pictures = row.cells[at];
       if (!pictures) return make("td", null, make("span", { class: "none" }, "-"));
@@ -305,16 +406,17 @@ function images() {
       const what = group.columns[at] + " of " + row.id + (name ? ", class " + name : "");
       return make("td", null, make("img", { src: pictures[name], alt: what, width: row.width, height: row.height, loading: "lazy", decoding: "async" }));
     };
-    const titles = [word("image")].concat(group.columns.map(number));
+    const titles = [word("image")].concat(shown.map((at) => number(group.columns[at])));
     const made = rows.map((row) => make("tr", null,
       make("th", { scope: "row", class: "word" }, make("span", { class: "mono" }, row.id), make("br"), make("span", { class: "soft" }, row.classes.join(", ")),
         row.score === null ? null : make("br"), row.score === null ? null : "mIoU " + percent(row.score)),
-      group.columns.map((_, at) => cell(row, at))));
+      shown.map((at) => cell(row, at))));
     const drawn = table(titles, made);
     drawn.className = "grid";
     body.replaceChildren(drawn);
   };
-  box.append(make("p", { class: "hint" }, "Maps are laid over the grey photograph, from dark (0) to light (1). The class chooser picks the images that have a class, and its map."), controls, status, body);
+  box.append(make("p", { class: "hint" }, "Maps are laid over the grey photograph; with all classes, the largest of them in each pixel. The class chooser picks the images that have a class, and its map."), controls, legend,
+    make("details", null, make("summary", null, "Columns"), columns), status, body);
   draw();
 }
 
@@ -328,18 +430,18 @@ function difference() {
     make("p", { class: "soft" }, found.same + (found.same === 1 ? " stage has" : " stages have") + " the same result on both sides."));
   for (const [at, side] of ["A", "B"].entries()) if (found.only_in[at].length) box.append(make("p", null, "Only in " + side + ": " + found.only_in[at].join(", ")));
   const values = found.stages.flatMap((stage) => stage.values.map((value) => [stage.stage, value.name, value.a, value.b]));
-  if (values.length) box.append(make("h3", null, "Parameters and inputs"), make("div", { class: "scroll" }, table(["stage", "value", "A", "B"].map(word), values.map((row) => make("tr", null, row.map((text) => make("td", { class: "word" }, text)))))));
+  if (values.length) box.append(make("h3", null, "Parameters and inputs"), scroller("Parameters and inputs that differ", table(["stage", "value", "A", "B"].map(word), values.map((row) => make("tr", null, row.map((text) => make("td", { class: "word" }, text)))))));
   for (const scores of found.scores) {
     const same = scores.protocols[0] === scores.protocols[1];
     box.append(make("h3", null, scores.stage), same ? null : make("p", null, "Not to be held against each other. A: " + scores.protocols[0] + ". B: " + scores.protocols[1] + "."),
-      make("div", { class: "scroll" }, table([word("%"), number("A"), number("B"), number("B - A")], scores.values.map((value) => {
+      scroller("Scores of " + scores.stage, table([word("score %"), number("A"), number("B"), number("B - A")], scores.values.map((value) => {
         const change = same && value.a !== null && value.b !== null ? 100 * (value.b - value.a) : null;
         return make("tr", null, make("td", { class: "word" }, value.name), make("td", null, percent(value.a)), make("td", null, percent(value.b)),
           make("td", null, change === null ? "-" : (change >= 0 ? "+" : "") + change.toFixed(1)));
       }))));
   }
   const times = found.stages.filter((stage) => stage.seconds.some((value) => value !== null));
-  if (times.length) box.append(make("h3", null, "Times"), make("div", { class: "scroll" }, table([word("stage"), number("A"), number("B")], times.map((stage) => make("tr", null,
+  if (times.length) box.append(make("h3", null, "Times"), scroller("Times", table([word("stage"), number("A"), number("B")], times.map((stage) => make("tr", null,
     make("td", { class: "word" }, stage.stage), make("td", null, seconds(stage.seconds[0])), make("td", null, seconds(stage.seconds[1])))))));
 }
 
@@ -347,10 +449,20 @@ function difference() {
 
 function training() {
   const box = section("training", page.training.length > 0);
+  const all = make("div", { class: "side" });
   for (const stage of page.training) {
-    box.append(make("h3", null, stage.stage), make("p", { class: "soft" }, "run " + stage.run),
-      make("div", { class: "plots" }, stage.curves.map((curve, at) => plot(stage.stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", ""))));
+    all.append(make("div", null, make("h3", null, stage.stage), make("p", { class: "soft" }, "in run " + stage.run), curves(stage),
+      unfolding(stage.stage + " as a table", () => numbers("step", stage.curves))));
   }
+  box.append(all);
+}
+/** The curves of a stage, the loss before what is less often asked for. */
+function curves(stage) {
+  const sorted = [...stage.curves].sort((one, other) => (one.name === "loss" ? 0 : 1) - (other.name === "loss" ? 0 : 1));
+  return make("div", { class: "plots" }, sorted.map((curve, at) => {
+    const name = curve.name.replaceAll("_", " ");
+    return plot(stage.stage + ": " + name, [{ ...line(name, curve.points, at), dash: "" }], "step", "", null, null, name);
+  }));
 }
 function timeline() {
   const run = page.run;
@@ -368,7 +480,7 @@ function timeline() {
   for (const work of run.work) {
     const step = page.steps.findIndex((step) => step.name === work.stage);
     const wide = Math.max(1.5, x(work.end) - x(work.start));
-    const box = make("g", { class: "work", click: () => { if (step >= 0) { show(step); $("graph").scrollIntoView(); } } },
+    const box = make("g", { class: "work", click: () => { if (step >= 0) { show(step, true); $("graph").scrollIntoView(); } } },
       make("rect", { x: x(work.start), y: work.lane * row + 2, width: wide, height: row - 4, rx: 3, style: "fill: var(--c" + (names.indexOf(work.stage) % 6) + ")" + (work.failed ? "; stroke: var(--bad); stroke-width: 3" : "") }),
       make("title", null, work.stage + (work.bucket === null ? "" : ", shard " + work.bucket) + ": " + seconds(work.end - work.start) + (work.failed ? ", failed" : "")));
     if (wide > 7 * work.stage.length + 8) box.append(make("text", { x: x(work.start) + 5, y: work.lane * row + 15, style: "text-anchor: start; fill: var(--back)" }, work.stage));
@@ -379,9 +491,9 @@ function timeline() {
     return make("tr", null, make("td", { class: "word" }, name), make("td", null, seconds(Math.min(...own.map((work) => work.start)))), make("td", null, seconds(Math.max(...own.map((work) => work.end)))),
       make("td", null, seconds(own.reduce((sum, work) => sum + work.end - work.start, 0))), make("td", null, String(own.length)));
   });
-  place.append(make("p", { class: "soft" }, "Run " + run.name + ", " + run.started + ", device " + run.device + ", " + run.jobs + " jobs: " + run.outcome),
-    make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline" }, svg),
-    make("details", null, make("summary", null, "The same as a table"), make("div", { class: "scroll" }, table([word("stage"), number("begins"), number("ends"), number("work"), number("actions")], rows))));
+  place.append(make("p", { class: "soft" }, "Run " + run.name + ", begun " + moment(run.started) + ", device " + run.device + ", at most " + run.jobs + (run.jobs === 1 ? " action" : " actions") + " at once. " + run.outcome + "."),
+    scroller("Timeline", svg),
+    make("details", null, make("summary", null, "The timeline as a table"), scroller("Timeline as a table", table([word("stage"), number("begins"), number("ends"), number("work"), number("actions")], rows))));
 }
 
 // A run under way
@@ -407,7 +519,7 @@ function follow() {
     if (!stop) poll();
   } }, "Pause updates");
   const running = make("div", { class: "running" });
-  const plots = make("div", { class: "plots" });
+  const plots = make("div", { class: "side" });
   const log = make("pre", { tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log of the run" });
   box.append(status, make("div", { class: "controls" }, pause, clock), running, plots, make("h3", null, "Log"), log);
   let plan = page.live, shown = -1, pictured = -1, heard = 0, gone = 0, drawn = {}, busy = false;
@@ -417,7 +529,7 @@ function follow() {
     if (!live || !live.state) { clock.textContent = gone ? "" : "Asking for news"; return; }
     const past = (performance.now() - heard) / 1000, quiet = live.quiet + past;
     const ended = live.state.outcome !== null;
-    clock.textContent = "Run " + live.run + ", device " + live.state.device + ", " + live.state.jobs + " jobs, " +
+    clock.textContent = "Run " + live.run + ", device " + live.state.device + ", " + "at most " + live.state.jobs + " at once, " +
       (ended ? "took " + seconds(live.state.seconds) : "runs for " + seconds(live.state.seconds + quiet)) +
       (!ended && quiet > 15 ? "; nothing was heard for " + seconds(quiet) + ": a long step, or the run was killed" : "");
   };
@@ -434,8 +546,7 @@ function follow() {
     running.replaceChildren(...at.map((one) => make("div", null, make("strong", null, one.name),
       make("progress", { max: one.total || null, value: one.total ? one.done : null, "aria-label": one.name }),
       make("span", { class: "soft" }, one.state === "elsewhere" ? one.note : [progressOf(one), measuredOf(one)].filter(Boolean).join("; ")))));
-    plots.replaceChildren(...state.training.flatMap((stage) => stage.curves.map((curve, at) =>
-      plot(stage.stage + ": " + curve.name.replaceAll("_", " "), [line(curve.name.replaceAll("_", " "), curve.points, at)], "step", ""))));
+    plots.replaceChildren(...state.training.map((stage) => make("div", null, make("h3", null, stage.stage), curves(stage))));
     const bottom = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
     const text = state.log.join("\n");
     if (log.textContent !== text) { log.textContent = text; if (bottom) log.scrollTop = log.scrollHeight; }
@@ -443,9 +554,7 @@ function follow() {
     const step = page.steps[kept.step];
     if (step && drawn.details !== JSON.stringify([kept.step, tracked(step.name), step])) {
       drawn.details = JSON.stringify([kept.step, tracked(step.name), step]);
-      $("details").setAttribute("aria-live", "off");
       again("details", () => show(kept.step));
-      setTimeout(() => $("details").setAttribute("aria-live", "polite"), 0);
     }
   };
   const ask = async (path) => {
@@ -523,7 +632,16 @@ const sections = () => [
 ];
 
 $("summary").textContent = page.summary;
+// The picture of one point may lack the first stage of all.
+const firstBox = document.querySelector("#picture .step");
+if (firstBox) kept.step = Number(firstBox.dataset.step);
+tools();
 wire();
+zoom(0);
 for (const [, draw] of sections()) draw();
 if (page.live !== null) follow();
 contents();
+// The picture of a large graph begins at what the first stage leads to, not at an empty corner.
+const begun = document.querySelector("#picture .step.chosen");
+if (begun) reveal(begun, true);
+$("picture").scrollTop = 0;

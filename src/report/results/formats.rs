@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Cell, Column, Measure, Results, Row};
-use crate::report::html::{CellView, ColumnView, ResultsView, RowView};
+use super::{Cell, Column, Measure, Results, Row, best};
+use crate::report::html::{CellView, ResultsView, RowView, TableView};
 use crate::report::text::{Align, table};
 
 /// A form of the table.
@@ -41,34 +41,114 @@ impl Results {
         if self.columns.is_empty() {
             return None;
         }
-        let columns = self.columns.iter().map(|column| ColumnView {
-            stage: column.stage_title(),
-            title: column.title(),
-            protocol: self.protocols[column.protocol].clone(),
-        });
-        let rows = self.rows.iter().enumerate().map(|(index, row)| {
-            let mut heads = head(self, row);
-            if shows_counts(self) {
-                heads.push(counted(row));
-            }
-            let cell = |(column, cell): (&Column, &Option<Cell>)| {
-                let best = column.best.contains(&index);
-                cell.as_ref().map(|cell| CellView { text: column.cell(cell, " ± "), best })
-            };
-            RowView { heads, cells: self.columns.iter().zip(&row.cells).map(cell).collect() }
-        });
-        let mut heads = head_titles(self);
         let mut notes = Vec::new();
         if shows_counts(self) {
-            heads.push("seeds".to_owned());
             notes.push("mean ± sample standard deviation over seeds".to_owned());
         }
         if self.columns.iter().any(|column| column.oracle) {
             notes.push("\u{2020} oracle: ground truth of the scored images chose the threshold".to_owned());
         }
-        Some(ResultsView { heads, columns: columns.collect(), rows: rows.collect(), notes })
+        Some(ResultsView { tables: tables(self, " ± "), notes })
     }
 }
+
+/// Returns the tables that people read. Of several rows: one for each stage and protocol, as side by side they would not fit. Of a
+/// single row: one for each protocol, with the stages as rows, as nothing else is there to be compared.
+fn tables(results: &Results, plus_minus: &str) -> Vec<TableView> {
+    match results.rows.as_slice() {
+        [row] => by_protocol(results, row, plus_minus),
+        _ => by_stage(results, plus_minus),
+    }
+}
+
+fn by_stage(results: &Results, plus_minus: &str) -> Vec<TableView> {
+    let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
+    for (at, column) in results.columns.iter().enumerate() {
+        let title = column.stage_title();
+        match groups.iter_mut().find(|(known, _)| *known == title) {
+            Some((_, columns)) => columns.push(at),
+            None => groups.push((title, vec![at])),
+        }
+    }
+    let counts = shows_counts(results);
+    let made = groups.into_iter().map(|(stage, columns)| {
+        let own = results.rows.iter().enumerate().filter(|(_, row)| columns.iter().any(|at| row.cells[*at].is_some()));
+        let rows = own.map(|(index, row)| {
+            let mut heads = head(results, row);
+            if counts {
+                heads.push(counted(columns.iter().filter_map(|at| row.cells[*at].as_ref()), row.points));
+            }
+            let cell = |at: &usize| {
+                let column = &results.columns[*at];
+                let text = column.cell(row.cells[*at].as_ref()?, plus_minus);
+                Some(CellView { text, best: column.best.contains(&index) })
+            };
+            RowView { heads, cells: columns.iter().map(cell).collect() }
+        });
+        let rows = rows.collect();
+        let mut heads = head_titles(results);
+        if counts {
+            heads.push(SEEDS.to_owned());
+        }
+        let titles = columns.iter().map(|at| results.columns[*at].title()).collect();
+        let protocol = results.protocols[results.columns[columns[0]].protocol].clone();
+        TableView { title: Some(stage), protocol, heads, columns: titles, rows }
+    });
+    made.collect()
+}
+
+fn by_protocol(results: &Results, row: &Row, plus_minus: &str) -> Vec<TableView> {
+    let counts = shows_counts(results);
+    let made = results.protocols.iter().enumerate().map(|(protocol, words)| {
+        let own: Vec<(&Column, &Option<Cell>)> =
+            results.columns.iter().zip(&row.cells).filter(|(column, _)| column.protocol == protocol).collect();
+        let (mut stages, mut titles): (Vec<String>, Vec<(Measure, String)>) = (Vec::new(), Vec::new());
+        for (column, _) in &own {
+            if !stages.contains(&column.stage_title()) {
+                stages.push(column.stage_title());
+            }
+            let title = (column.measure, column.title());
+            if !titles.contains(&title) {
+                titles.push(title);
+            }
+        }
+        titles.sort_by_key(|(measure, _)| *measure);
+        let find = |stage: &String, title: &String| {
+            own.iter().find(|(column, _)| column.stage_title() == *stage && column.title() == *title)
+        };
+        let bests: Vec<Vec<usize>> = titles
+            .iter()
+            .map(|(measure, title)| {
+                let cells: Vec<Option<Cell>> =
+                    stages.iter().map(|stage| find(stage, title).and_then(|(_, cell)| **cell)).collect();
+                if measure.has_best() { best(&cells) } else { Vec::new() }
+            })
+            .collect();
+        let rows = stages.iter().enumerate().map(|(index, stage)| {
+            let mut heads = vec![stage.clone()];
+            if counts {
+                let cells = own.iter().filter(|(column, _)| column.stage_title() == *stage);
+                heads.push(counted(cells.filter_map(|(_, cell)| cell.as_ref()), row.points));
+            }
+            let cells = titles.iter().zip(&bests).map(|((_, title), best)| {
+                let (column, cell) = find(stage, title)?;
+                Some(CellView { text: column.cell(cell.as_ref()?, plus_minus), best: best.contains(&index) })
+            });
+            RowView { heads, cells: cells.collect() }
+        });
+        let rows = rows.collect();
+        let mut heads = vec!["stage".to_owned()];
+        if counts {
+            heads.push(SEEDS.to_owned());
+        }
+        let columns = titles.into_iter().map(|(_, title)| title).collect();
+        TableView { title: None, protocol: words.clone(), heads, columns, rows }
+    });
+    made.filter(|table| !table.rows.is_empty()).collect()
+}
+
+/// Title of the column that says over how many seeds a mean is.
+const SEEDS: &str = "seeds";
 
 impl Measure {
     /// Returns the name in headers of files.
@@ -145,10 +225,10 @@ fn shows_counts(results: &Results) -> bool {
     results.rows.iter().any(|row| row.points > 1)
 }
 
-/// Returns the fewest values in a row's cells: a row that lacks some of its points says so.
-fn counted(row: &Row) -> String {
-    let fewest = row.cells.iter().flatten().map(|cell| cell.count).min().unwrap_or(0);
-    if fewest < row.points { format!("{fewest} of {}", row.points) } else { row.points.to_string() }
+/// Returns the fewest values in cells of a row that stands for so many points: a row that lacks some of them says so.
+fn counted<'a>(cells: impl Iterator<Item = &'a Cell>, points: usize) -> String {
+    let fewest = cells.map(|cell| cell.count).min().unwrap_or(0);
+    if fewest < points { format!("{fewest} of {points}") } else { points.to_string() }
 }
 
 /// Returns what must be known beside the numbers, a line each.
@@ -174,56 +254,37 @@ fn notes(results: &Results) -> Vec<String> {
 
 fn terminal(results: &Results) -> String {
     let mut text = String::new();
-    let mut titles: Vec<(String, Align)> = head_titles(results).into_iter().map(|title| (title, Align::Left)).collect();
-    if shows_counts(results) {
-        titles.push(("seeds".to_owned(), Align::Right));
-    }
-    // A table for each stage and protocol: side by side they would not fit a terminal.
-    let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
-    for (at, column) in results.columns.iter().enumerate() {
-        let title = column.stage_title();
-        match groups.iter_mut().find(|(known, _)| *known == title) {
-            Some((_, columns)) => columns.push(at),
-            None => groups.push((title, vec![at])),
+    let mut marks = Vec::new();
+    for one in tables(results, " ± ") {
+        let heads = one.heads.iter().map(|title| {
+            let align = if shows_counts(results) && title == SEEDS { Align::Right } else { Align::Left };
+            (title.as_str(), align)
+        });
+        let titles: Vec<(&str, Align)> =
+            heads.chain(one.columns.iter().map(|title| (title.as_str(), Align::Right))).collect();
+        let is_best = |cell: &Option<CellView>| cell.as_ref().is_some_and(|cell| cell.best);
+        let marked: Vec<bool> =
+            (0..one.columns.len()).map(|at| one.rows.iter().any(|row| is_best(&row.cells[at]))).collect();
+        if marked.contains(&true) && marks.is_empty() {
+            marks.push("* best");
         }
-    }
-    for (stage, columns) in groups {
-        let mut all = titles.clone();
-        all.extend(columns.iter().map(|at| (results.columns[*at].title(), Align::Right)));
-        let rows: Vec<Vec<String>> = results
+        let rows: Vec<Vec<String>> = one
             .rows
             .iter()
-            .enumerate()
-            .filter(|(_, row)| columns.iter().any(|at| row.cells[*at].is_some()))
-            .map(|(index, row)| {
-                let mut cells = head(results, row);
-                if shows_counts(results) {
-                    let counts = columns.iter().filter_map(|at| row.cells[*at].as_ref()).map(|cell| cell.count);
-                    let fewest = counts.min().unwrap_or(0);
-                    let all = row.points;
-                    cells.push(if fewest < all { format!("{fewest} of {all}") } else { all.to_string() });
-                }
-                cells.extend(columns.iter().map(|at| {
-                    let column = &results.columns[*at];
-                    let mark = if column.best.is_empty() {
-                        ""
-                    } else if column.best.contains(&index) {
-                        " *"
-                    } else {
-                        "  "
+            .map(|row| {
+                let cells = row.cells.iter().zip(&marked).map(|(cell, marked)| {
+                    let mark = match marked {
+                        false => "",
+                        true if is_best(cell) => " *",
+                        true => "  ",
                     };
-                    row.cells[*at].map_or("-".to_owned() + mark, |cell| column.cell(&cell, " ± ") + mark)
-                }));
-                cells
+                    cell.as_ref().map_or("-", |cell| cell.text.as_str()).to_owned() + mark
+                });
+                row.heads.iter().cloned().chain(cells).collect()
             })
             .collect();
-        let all: Vec<(&str, Align)> = all.iter().map(|(title, align)| (title.as_str(), *align)).collect();
-        let protocol = &results.protocols[results.columns[columns[0]].protocol];
-        text.push_str(&format!("{stage} ({protocol})\n{}\n", table(&all, &rows)));
-    }
-    let mut marks = Vec::new();
-    if results.columns.iter().any(|column| !column.best.is_empty()) {
-        marks.push("* best");
+        let title = one.title.map_or(one.protocol.clone(), |stage| format!("{stage} ({})", one.protocol));
+        text.push_str(&format!("{title}\n{}\n", table(&titles, &rows)));
     }
     if shows_counts(results) {
         marks.push("± standard deviation over seeds");
@@ -296,8 +357,14 @@ fn as_json(results: &Results) -> Value {
     json!({ "rows": rows })
 }
 
+/// The line below tables with oracles.
+const ORACLE: &str = "\u{2020} oracle: ground truth of the scored images chose the threshold";
+
 fn markdown(results: &Results) -> String {
     let plain = |text: &str| text.replace('|', "\\|").replace('*', "\\*");
+    if results.rows.len() == 1 {
+        return markdown_by_protocol(results, plain);
+    }
     let mut titles: Vec<String> = head_titles(results).iter().map(|title| plain(title)).collect();
     let words = titles.len() + usize::from(shows_counts(results));
     if shows_counts(results) {
@@ -312,7 +379,7 @@ fn markdown(results: &Results) -> String {
     for (index, row) in results.rows.iter().enumerate() {
         let mut cells: Vec<String> = head(results, row).iter().map(|value| plain(value)).collect();
         if shows_counts(results) {
-            cells.push(counted(row));
+            cells.push(counted(row.cells.iter().flatten(), row.points));
         }
         cells.extend(results.columns.iter().zip(&row.cells).map(|(column, cell)| match cell {
             None => "-".to_owned(),
@@ -326,12 +393,70 @@ fn markdown(results: &Results) -> String {
         text.push_str(&format!("- {}\n", plain(&note)));
     }
     if results.columns.iter().any(|column| column.oracle) {
-        text.push_str("- \u{2020} oracle: ground truth of the scored images chose the threshold\n");
+        text.push_str(&format!("- {ORACLE}\n"));
+    }
+    text
+}
+
+fn markdown_by_protocol(results: &Results, plain: fn(&str) -> String) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = String::new();
+    for one in tables(results, " ± ") {
+        text.push_str(&format!("{}:\n\n", plain(&one.protocol)));
+        text.push_str(&line(one.heads.iter().chain(&one.columns).map(|title| plain(title)).collect()));
+        let rule = one.heads.iter().map(|_| "---").chain(one.columns.iter().map(|_| "---:"));
+        text.push_str(&line(rule.map(str::to_owned).collect()));
+        for row in one.rows {
+            let cells = row.cells.into_iter().map(|cell| match cell {
+                None => "-".to_owned(),
+                Some(cell) if cell.best => format!("**{}**", cell.text),
+                Some(cell) => cell.text,
+            });
+            text.push_str(&line(row.heads.iter().map(|head| plain(head)).chain(cells).collect()));
+        }
+        text.push('\n');
+    }
+    if shows_counts(results) {
+        text.push_str("- mean ± standard deviation over seeds\n");
+    }
+    if results.columns.iter().any(|column| column.oracle) {
+        text.push_str(&format!("- {ORACLE}\n"));
+    }
+    text
+}
+
+fn latex_by_protocol(results: &Results) -> String {
+    let mut text = "% needs \\usepackage{booktabs}\n".to_owned();
+    if shows_counts(results) {
+        text.push_str("% mean ± standard deviation over seeds\n");
+    }
+    for one in tables(results, "$\\pm$") {
+        // The words left of the numbers are the stage and, over seeds, how many there are.
+        let columns = format!("l{}{}", "r".repeat(one.heads.len() - 1), "r".repeat(one.columns.len()));
+        text.push_str(&format!("% {}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n", one.protocol.replace('\n', " ")));
+        let titles: Vec<String> = one.heads.iter().chain(&one.columns).map(|title| escaped(title)).collect();
+        text.push_str(&format!("{} \\\\\n\\midrule\n", titles.join(" & ")));
+        for row in one.rows {
+            let cells = row.cells.into_iter().map(|cell| match cell {
+                None => "--".to_owned(),
+                Some(cell) if cell.best => format!("\\textbf{{{}}}", cell.text),
+                Some(cell) => cell.text,
+            });
+            let cells: Vec<String> = row.heads.iter().map(|head| escaped(head)).chain(cells).collect();
+            text.push_str(&format!("{} \\\\\n", cells.join(" & ")));
+        }
+        text.push_str("\\bottomrule\n\\end{tabular}\n");
+    }
+    if results.columns.iter().any(|column| column.oracle) {
+        text.push_str("% $\\dagger$: ground truth of the scored images chose the threshold\n");
     }
     text
 }
 
 fn latex(results: &Results) -> String {
+    if results.rows.len() == 1 {
+        return latex_by_protocol(results);
+    }
     let heads = head_titles(results);
     let counts = shows_counts(results);
     let mut text = "% needs \\usepackage{booktabs}\n".to_owned();
@@ -360,7 +485,7 @@ fn latex(results: &Results) -> String {
     for (index, row) in results.rows.iter().enumerate() {
         let mut cells: Vec<String> = head(results, row).iter().map(|value| escaped(value)).collect();
         if counts {
-            cells.push(counted(row));
+            cells.push(counted(row.cells.iter().flatten(), row.points));
         }
         cells.extend(results.columns.iter().zip(&row.cells).map(|(column, cell)| match cell {
             None => "--".to_owned(),

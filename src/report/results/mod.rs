@@ -150,6 +150,14 @@ pub fn collect(labels: &[String], points: &[Scored<'_>], choice: &Choice) -> Res
             None => stages.push((name.clone(), vec![at])),
         }
     }
+    // Whatever may be compared is compared at one recall, also curves of different stages.
+    let of_protocol = |words: &String| {
+        let all = points.iter().flat_map(|point| &point.scores);
+        let all = all.filter(|(name, _)| choice.stages.is_empty() || choice.stages.contains(name));
+        common_recall(all.map(|(_, table)| table).filter(|table| described(&table.protocol) == *words))
+    };
+    let recalls: Vec<Option<f64>> =
+        protocols.iter().map(|words| choice.at_recall.or_else(|| of_protocol(words))).collect();
     let mut columns: Vec<Column> = Vec::new();
     let mut cells: Vec<Vec<Option<Cell>>> = vec![Vec::new(); groups.len()];
     for (stage, uses) in &stages {
@@ -161,7 +169,7 @@ pub fn collect(labels: &[String], points: &[Scored<'_>], choice: &Choice) -> Res
                 own.map(|(_, table)| table.clone()).collect()
             };
             let tables: Vec<Vec<Table>> = groups.iter().map(|group| tables(group)).collect();
-            let recall = choice.at_recall.or_else(|| common_recall(tables.iter().flatten()));
+            let recall = recalls[protocol];
             for measure in Measure::ALL {
                 if !choice.measures.is_empty() && !choice.measures.contains(&measure) {
                     continue;
