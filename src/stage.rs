@@ -4,11 +4,12 @@
 //! [`StageKind`] and [`StageRun`], which are derived from it; a stage sees only its [`Ctx`] and never the store, the plan or
 //! the terminal.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -345,6 +346,54 @@ pub trait Checkpoints: Send + Sync {
     fn wanted(&self) -> bool;
 }
 
+/// What the actions of one stage share in a process, such as a network that the first of them has loaded. The engine holds it as long
+/// as the stage has actions left, and does not know what it is.
+///
+/// There is one value for each device, so that beside the ones in use no more memory is taken than a network needs on each device.
+#[derive(Default)]
+pub struct Shared {
+    places: Mutex<BTreeMap<String, Arc<Place>>>,
+}
+
+/// The value for a device, with what determines it.
+type Place = Mutex<Option<(Digest, Arc<dyn Any + Send + Sync>)>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A value is there as a whole or not at all, whatever panicked while it was made.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Returns the value of a device, as whoever asked first made it; another `key` takes the place of the one before. Those who ask
+    /// while it is made wait for it.
+    ///
+    /// # Errors
+    /// Those of `make`; then whoever asks next makes it.
+    pub fn get<T: Any + Send + Sync>(
+        &self,
+        device: &str,
+        key: Digest,
+        make: impl FnOnce() -> Result<T, StageError>,
+    ) -> Result<Arc<T>, StageError> {
+        let place = Arc::clone(lock(&self.places).entry(device.to_owned()).or_default());
+        let mut place = lock(&place);
+        let known = place.as_ref().filter(|(known, _)| *known == key).map(|(_, value)| Arc::clone(value));
+        if let Some(Ok(value)) = known.map(Arc::downcast) {
+            return Ok(value);
+        }
+        // The one before goes first, lest there be room for both to find.
+        *place = None;
+        let value = Arc::new(make()?);
+        *place = Some((key, Arc::clone(&value) as Arc<dyn Any + Send + Sync>));
+        Ok(value)
+    }
+
+    /// Forgets the value of a device; those who use it keep it until they have ended.
+    pub fn forget(&self, device: &str) {
+        lock(&self.places).remove(device);
+    }
+}
+
 /// All that a running stage sees of the world.
 pub struct Ctx<'run> {
     /// The artifacts on the ports.
@@ -366,6 +415,8 @@ pub struct Ctx<'run> {
     pub access: &'run dyn Access,
     /// Keeps what is needed to go on after an interruption.
     pub checkpoints: &'run dyn Checkpoints,
+    /// What the actions of this stage share in this process.
+    pub shared: &'run Shared,
     /// Takes reports.
     pub report: &'run (dyn Fn(Report) + Sync),
     /// Set when the user has asked to stop.
@@ -503,5 +554,52 @@ impl<S: Stage> StageRun for Parsed<S> {
 
     fn run(&self, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         S::run(&self.0, ctx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shared_is_made_once_for_each_device_and_goes_when_another_comes() {
+        let shared = Shared::default();
+        let made = AtomicUsize::new(0);
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        let get = |device: &str, key: Digest| {
+            let value = shared.get(device, key, || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                Ok(made.fetch_add(1, Ordering::Relaxed))
+            });
+            value.expect("it is made")
+        };
+        let values: Vec<Arc<usize>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| get("cpu", one))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it ends")).collect()
+        });
+        assert!(values.iter().all(|value| Arc::ptr_eq(value, &values[0])), "whoever comes meanwhile waits");
+        let weak = Arc::downgrade(&values[0]);
+        drop(values);
+        assert_eq!((*get("cuda:0", one), *get("cpu", one)), (1, 0), "each device has its own");
+        assert_eq!(*get("cpu", other), 2);
+        assert!(weak.upgrade().is_none(), "there is one at most");
+        assert_eq!((*get("cpu", one), *get("cuda:0", one)), (3, 1));
+        shared.forget("cpu");
+        assert_eq!((*get("cpu", one), *get("cuda:0", one)), (4, 1));
+    }
+
+    #[test]
+    fn what_could_not_be_made_is_made_by_the_next() {
+        let (shared, key) = (Shared::default(), Digest::of(b"key"));
+        let failed = shared.get::<u8>("cpu", key, || Err(StageError::data("no")));
+        assert_eq!(failed.expect_err("it fails").to_string(), "no");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = shared.get::<u8>("cpu", key, || panic!("no"));
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(*shared.get("cpu", key, || Ok(7_u8)).expect("made"), 7);
+        assert_eq!(*shared.get("cpu", key, || Ok("text")).expect("made"), "text", "a value of another type is another");
     }
 }

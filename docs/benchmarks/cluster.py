@@ -58,11 +58,9 @@ INPUTS = {
     "shards": Input(8, "shards", COUNTED, "`shards` of the profile: least number that is worth a job"),
     "array": Input(0, "jobs", COUNTED, "`array` of the profile; 0: as many as there are cards, at most 64"),
     # Operations on names and bytes of a job
-    "ops_shard": Input(29, "ops", MEASURED, OPS + ": of each shard that a job makes, without reading its inputs"),
+    "ops_shard": Input(18, "ops", MEASURED, OPS + ": of each shard that a job makes, without reading its inputs"),
     "ops_whole": Input(60, "ops", MEASURED, OPS + ": of a job, without what the other rows say"),
-    "ops_look": Input(1, "ops", MEASURED, OPS + ": of each shard of every per-image stage above, in every job"),
     "ops_last": Input(2, "ops", MEASURED, OPS + ": of each shard, in the job that puts an array's result together"),
-    "claim_lists": Input(4, "lists", MEASURED, OPS + ": of the folder of claims, per shard"),
     "list_entries": Input(320, "entries", COUNTED, "that one getdents64 of 32 KiB returns of names of about 80 bytes"),
     "record": Input(141, "B", MEASURED, OPS + ": of a stage's record per shard"),
     "shard_record": Input(1170, "B", MEASURED, OPS + ": of a shard's record, 46 images"),
@@ -89,7 +87,7 @@ INPUTS = {
     "walk": Input(73e-9, "s", SCALED, PERFORMANCE + ": random walk per class-pixel, 27.3 ms for 2 classes at 500 x 375"),
     "evaluate": Input(0.8e-3, "s", MEASURED, HOST + ": evaluate per image"),
     "dataset": Input(0.6e-3, "s", MEASURED, HOST + ": dataset.voc per image"),
-    "weights": Input(1.0e9, "B/s", ASSUMED, "at which each shard reads (from the node's memory), verifies and loads its network"),
+    "weights": Input(1.0e9, "B/s", ASSUMED, "at which a job reads, verifies and loads its network, once"),
     "parse": Input(200e6, "B/s", ASSUMED, "at which a job parses COCO's files of instances"),
 }
 
@@ -246,7 +244,7 @@ class Stage:
     fetched: float = 0.0  # of these, from the shared file system
     written: float = 0.0
     opened: float = 0.0  # operations on names besides those of INPUTS
-    weights: float = 0.0  # bytes of the network that each shard loads
+    weights: float = 0.0  # bytes of the network that each job of its shards loads
     kept: float = 0.0  # bytes of its result
 
     @property
@@ -432,49 +430,40 @@ def tasks(stage, site, cards):
     return [stage.shards // parts + (part < stage.shards % parts) for part in range(parts)]
 
 
-def look(stages, stage, data, site, looks=True):
-    """What every job does before it works: asks for each shard of each stage above, lists data, reads manifests (src/cli/exec.rs).
-    Without `looks` it takes records for what they say, which the program does not do."""
+def look(stages, stage, data, site):
+    """What every job does before it works: lists data, reads records of what is above and manifests of what it reads
+    (src/cli/exec.rs), and loads its network."""
     above = ancestors(stages, stage.name)
     cores = site.gpu_cores if stage.card else site.cpu_cores
-    operations, read = site.ops_whole, 0.0
-    for one in (stages[name] for name in above):
-        if not one.whole:
-            operations += one.shards * site.ops_look * looks
-            read += one.shards * site.record
+    read = sum(stages[name].shards * site.record for name in above if not stages[name].whole)
     sets = [stages[name] for name in above | {stage.name} if stages[name].kind.startswith("dataset.")]
     imports = [stages[name] for name in above | {stage.name} if stages[name].kind == "cam.import"]
-    row = 0.0
-    if looks:
-        # One after the other: lists of the data's folders, and whether the file of each image is there that is imported.
-        row = data.listed / site.list_entries * bool(sets) + sum(one.images for one in imports)
-        read += data.files * data.images * site.file_memory
+    # One after the other: lists of the data's folders, those of files that are imported among them.
+    row = (data.listed * bool(sets) + sum(one.images for one in imports)) / site.list_entries
+    read += data.files * data.images * site.file_memory
     for one in {name for name in stage.above if not stages[name].whole}:
         read += stages[one].shards * site.manifest_shard + stages[one].images * site.manifest_image
     images = max([one.images for one in sets], default=0)
-    if not stage.whole:
-        read += stage.weights
-    everything = operations + row
+    read += stage.weights
+    everything = site.ops_whole + row
     parsed = data.described / site.parse if sets else 0.0
     read += data.described if sets else 0.0
-    return Phase(site.shows + images * site.look_cpu + parsed, everything, read, everything / (operations / cores + row))
+    compute = site.shows + images * site.look_cpu + parsed + stage.weights / site.weights
+    return Phase(compute, everything, read, everything / (site.ops_whole / cores + row))
 
 
-def work(stage, shards, claims, site):
-    """What a job does of each of its shards, `claims` being how many shards all jobs of its array have under way."""
+def work(stage, shards, site):
+    """What a job does of each of its shards."""
     cores = site.gpu_cores if stage.card else site.cpu_cores
     if stage.whole:
         compute = max(stage.device, stage.host / cores) if stage.card else stage.host / cores
         return Phase(compute, stage.opened, stage.fetched + stage.written, cores, overlaps=stage.card)
     images = stage.images / stage.shards
     operations = site.ops_shard + len(stage.above) + images * stage.opened
-    operations += site.claim_lists * (claims / site.list_entries)
     moved = images * (stage.fetched + stage.written) + site.shard_record
-    if stage.weights > site.page_cache:
-        moved += stage.weights
     if stage.card:
         # One shard at a time; two images side by side, so that the host's part of one overlaps with the card's of the other.
-        seconds = stage.weights / site.weights + images * (max(stage.device, stage.host / 2) + stage.alone)
+        seconds = images * (max(stage.device, stage.host / 2) + stage.alone)
         return Phase(seconds, operations, moved, 1)
     # As many shards at a time as there are cores.
     rounds = ceil_div(shards, cores) / shards
@@ -563,7 +552,7 @@ def first_look(data, site):
     return max(names * site.latency / site.cpu_cores, names / site.operations) + moved / site.node_bandwidth, names, moved
 
 
-def simulate(data, site, cards, trainings=1, looks=True):
+def simulate(data, site, cards, trainings=1):
     stages = build(data, site, trainings)
     order = {name: place for place, name in enumerate(stages)}
     now, operations, moved = first_look(data, site)
@@ -590,10 +579,9 @@ def simulate(data, site, cards, trainings=1, looks=True):
         if step == "start":
             return start
         if step == "look":
-            return look(stages, stage, data, site, looks)
+            return look(stages, stage, data, site)
         if step == "work":
-            under_way = min(len(parts[name]), cards) * (1 if stage.card else min(site.cpu_cores, shards))
-            return work(stage, shards, under_way, site)
+            return work(stage, shards, site)
         return last(stage, site)
 
     def enter(name, part, step):
@@ -665,15 +653,15 @@ def simulate(data, site, cards, trainings=1, looks=True):
     return Result(now + site.poll, stages, begun, ended, device, held, operations, moved, path[::-1], tuple(most), units)
 
 
-def least(data, site, cards, trainings=1, looks=True):
+def least(data, site, cards, trainings=1):
     """Returns the seconds of the longest path, were every job alone, and (slot seconds of cards, of other jobs)."""
     stages = build(data, site, trainings)
     longest, slots = {}, {True: 0.0, False: 0.0}
     for name, stage in stages.items():
         seconds = []
         for shards in tasks(stage, site, cards):
-            before = site.start + alone(look(stages, stage, data, site, looks), site)
-            seconds.append(before + shards * alone(work(stage, shards, 0, site), site))
+            before = site.start + alone(look(stages, stage, data, site), site)
+            seconds.append(before + shards * alone(work(stage, shards, site), site))
         end = 0.0 if stage.whole else alone(last(stage, site), site)
         slots[stage.card] += sum(seconds) + end
         longest[name] = max(seconds) + end + max((longest[above] for above in stage.above), default=0.0)
@@ -687,7 +675,7 @@ def totals(data, site):
     for stage in stages:
         number = 1 if stage.whole else stage.images
         files += 3 if stage.whole else 3 + stage.shards * (site.shard_files + stage.kind.startswith("dataset."))
-        asked += stage.asked * number + (0 if stage.whole else stage.weights * stage.shards)
+        asked += stage.asked * number
         fetched += stage.fetched * number
         written += stage.written * number
     return files, asked, fetched, written
@@ -779,10 +767,8 @@ def tables():
     print("### What if\n")
     changes = {
         "as it is": {},
-        "jobs do not look at every shard above them": dict(looks=False),
         "trainings on 8 GPUs, at best": dict(trainings=8),
-        "both": dict(looks=False, trainings=8),
-        "both, and `array = 512` for 512": dict(looks=False, trainings=8, array=512),
+        "and `array = 512` for 512": dict(trainings=8, array=512),
     }
     rows = []
     for name, change in changes.items():
@@ -829,7 +815,7 @@ def show_stages():
                     f"{stage.shards:,}",
                     span(stage.device * number_of),
                     span((stage.host + stage.alone) * number_of),
-                    number(stage.asked * number_of + stage.weights * stage.shards * (not stage.whole)) + "B",
+                    number(stage.asked * number_of) + "B",
                     number(stage.fetched * number_of) + "B",
                     number(stage.written * number_of) + "B",
                 )
@@ -846,12 +832,12 @@ def check():
     for data in SETS:
         for cards in (1, 5, 64, 512):
             for site in (Site(), Site(operations=500, bandwidth=2e8), Site(array=512, shards=1)):
-                for looks in (True, False)[: 1 + (cards == 64)]:
-                    result = simulate(data, site, cards, looks=looks)
-                    assert result == simulate(data, site, cards, looks=looks), "the same every time"
-                    longest, slots = least(data, site, cards, looks=looks)
+                for trainings in (1, 8)[: 1 + (cards == 64)]:
+                    result = simulate(data, site, cards, trainings)
+                    assert result == simulate(data, site, cards, trainings), "the same every time"
+                    longest, slots = least(data, site, cards, trainings)
                     stages = result.stages
-                    where = (data.name, cards, looks)
+                    where = (data.name, cards, trainings)
                     assert result.seconds >= longest * (1 - 1e-9), ("shorter than the critical path", where)
                     assert result.seconds >= slots[True] / cards * (1 - 1e-9), ("more work than the cards can do", where)
                     assert max(result.most[:2]) <= cards, ("more jobs than slots", where)
@@ -884,11 +870,7 @@ def check():
                         assert sum(parts) == stage.shards and max(parts) - min(parts) <= 1
                         operations += stage.shards
                         for shards in parts:
-                            under_way = min(len(parts), cards) * (1 if stage.card else min(site.cpu_cores, shards))
-                            for units, phase in (
-                                (1, look(stages, stage, data, site, looks)),
-                                (shards, work(stage, shards, under_way, site)),
-                            ):
+                            for units, phase in ((1, look(stages, stage, data, site)), (shards, work(stage, shards, site))):
                                 operations += units * phase.operations
                                 moved += units * phase.bytes
                         if not stage.whole:
@@ -897,7 +879,7 @@ def check():
                     assert near(result.operations, operations) and near(result.bytes, moved), ("operations or bytes lost", where)
                     cases += 1
             # Graham's bound: with a file system without limits no list scheduler is worse than path and work together.
-            free = Site(operations=math.inf, bandwidth=math.inf, claim_lists=0)
+            free = Site(operations=math.inf, bandwidth=math.inf)
             result = simulate(data, free, cards)
             longest, slots = least(data, free, cards)
             assert result.seconds <= longest + sum(slots.values()) / cards, ("a slot was left idle", data.name, cards)

@@ -102,7 +102,7 @@ def operations(program):
             last = bench.count(parts - 1)
         shards = cluster.shards_of(items)
         own = shards / parts
-        expected = known.ops_whole + depth * shards * known.ops_look + own * (known.ops_shard + 1)
+        expected = known.ops_whole + own * (known.ops_shard + 1)
         whole = expected + (shards - own) * known.ops_last
         print(f"{items:5}  {shards:6}  {depth:12}  {parts:4}  {first.total():9}  {expected:20.0f}  {last.total():8}  {whole:20.0f}")
         print("       " + ", ".join(f"{call} {count}" for call, count in first.most_common()))

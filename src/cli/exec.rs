@@ -254,52 +254,76 @@ impl Job<'_> {
         let store = Store::open(&self.file.cache).map_err(|error| outside(&error.cause))?;
         store.run_begins(&self.plan.pipeline).map_err(|error| outside(&error))?;
         let files = Files::load(&store).trusting();
-        let part = Part { stage: self.args.stage.clone(), index: self.args.part, of: self.args.parts.max(1) };
-        let part = (part.of > 1).then_some(part);
-        let planner = || Planner::new(&store, &files).only(part.clone());
         let until = Instant::now() + Duration::from_secs(self.args.settle);
-        let (planner, survey) = loop {
-            let planner = planner();
-            let survey = match Survey::of(self.plan, chosen, &planner) {
-                Ok(survey) => survey,
-                Err(faults) => {
-                    let fault = faults.first().map_or_else(String::new, |fault| fault.title.clone());
-                    let help = faults.first().and_then(|fault| fault.help.first().cloned());
-                    let place = format!("stage `{}`: ", self.args.stage);
-                    let message = fault.strip_prefix(&place).unwrap_or(&fault).to_owned();
-                    return Ok((End::Failed { message, help }, ExitCode::from(1)));
-                }
-            };
-            let outcome = survey.outcome(self.plan, &store);
-            let missing = outcome.steps.iter().find(|step| step.step != self.index && step.status != Status::Cached);
-            match missing {
-                None => break (planner, survey),
-                Some(missing) if Instant::now() >= until || cancelled.load(Ordering::Relaxed) => {
-                    let message = format!("the result of stage `{}` is not there", self.plan.steps[missing.step].name);
-                    return Ok((End::Lost { message }, ExitCode::from(1)));
-                }
-                Some(_) => std::thread::sleep(LOOK_AGAIN),
-            }
-        };
         let devices =
             Names::of(&self.args.devices).map_err(|message| Failure::Message { message, help: None, code: 2 })?;
-        let options = Options {
+        let mut options = Options {
             jobs: cores(),
             memory: memory_of_this_machine(),
             devices,
             fail_fast: false,
-            cancelled,
+            cancelled: Arc::clone(&cancelled),
             asked: Arc::default(),
             // Once: a job that is back in the queue goes on from where it was.
             restart: if restarts() == 0 { self.file.restart.clone() } else { Vec::new() },
         };
         let reporter = Reporter::new(self.listeners()?);
-        let outcome = carry_out(self.plan, survey, &planner, &store, &options, &|event| reporter.hear(&event));
+        let mut trusting = true;
+        let outcome = loop {
+            let (planner, survey) = match self.survey(chosen, (&store, &files), trusting, until, &cancelled) {
+                Ok(known) => known,
+                Err(end) => return Ok((end, ExitCode::from(1))),
+            };
+            let outcome = carry_out(self.plan, survey, &planner, &store, &options, &|event| reporter.hear(&event));
+            if outcome.lost.is_none() || outcome.interrupted {
+                break outcome;
+            }
+            // Something that was not looked at is gone, or does not show yet. Now everything is looked at, as a maker has to be named.
+            trusting = false;
+            options.restart.clear();
+        };
         let end = self.end_of(&outcome);
         if outcome.interrupted && told.load(Ordering::Relaxed) {
             return self.requeue(&reporter, outcome.seconds);
         }
         Ok((end, exit_code(&outcome)))
+    }
+
+    /// Looks at the stage and those above it until the results of these are there. Unless `trusting`, their blobs are looked at as well.
+    ///
+    /// # Errors
+    /// How the job ends, if they are not there in time, or a stage refuses what it reads.
+    fn survey<'s>(
+        &self,
+        chosen: &[bool],
+        (store, files): (&'s Store, &'s Files),
+        trusting: bool,
+        until: Instant,
+        cancelled: &AtomicBool,
+    ) -> Result<(Planner<'s>, Survey), End> {
+        let stage = &self.args.stage;
+        let part = Part { stage: stage.clone(), index: self.args.part, of: self.args.parts.max(1) };
+        let part = (part.of > 1).then_some(part);
+        loop {
+            let planner = Planner::new(store, files).only(part.clone());
+            let planner = if trusting { planner.trusting_all_but(stage) } else { planner };
+            let survey = Survey::of(self.plan, chosen, &planner).map_err(|faults| {
+                let fault = faults.first().map_or_else(String::new, |fault| fault.title.clone());
+                let help = faults.first().and_then(|fault| fault.help.first().cloned());
+                let place = format!("stage `{stage}`: ");
+                End::Failed { message: fault.strip_prefix(&place).unwrap_or(&fault).to_owned(), help }
+            })?;
+            let outcome = survey.outcome(self.plan, store);
+            let missing = outcome.steps.iter().find(|step| step.step != self.index && step.status != Status::Cached);
+            match missing {
+                None => return Ok((planner, survey)),
+                Some(missing) if Instant::now() >= until || cancelled.load(Ordering::Relaxed) => {
+                    let message = format!("the result of stage `{}` is not there", self.plan.steps[missing.step].name);
+                    return Err(End::Lost { message });
+                }
+                Some(_) => std::thread::sleep(LOOK_AGAIN),
+            }
+        }
     }
 
     fn end_of(&self, outcome: &Outcome) -> End {

@@ -103,6 +103,8 @@ pub struct Outcome {
     pub steps: Vec<StepOutcome>,
     /// Whether the user stopped it.
     pub interrupted: bool,
+    /// What a step reads that is gone and that nothing here makes again, as the planner took it for whole without a look.
+    pub lost: Option<String>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,13 @@ use super::event::Event;
 use super::slots::{Demand, Pool, Queue, Share};
 use super::state::{Board, StepState};
 use super::survey::{Bytes, Standing, Survey, prepare, wanted};
-use super::worker::{Broken, Made, Said, Shop};
+use super::worker::{Broken, Common, Made, Said, Shop};
 use super::{Options, Outcome, Status, StepOutcome, why};
 use crate::digest::Digest;
 use crate::plan::action::Input;
 use crate::plan::prepare::{Artifact, Need, Prepared, ShardState, Trouble, assemble};
 use crate::plan::{Plan, Step};
+use crate::stage::Devices;
 use crate::store::actions::{Lookup, Provenance};
 use crate::store::manifest::Entry;
 use crate::store::owner::Owner;
@@ -46,8 +47,8 @@ struct Act {
     step: usize,
     prepared: Arc<Prepared>,
     shard: Option<usize>,
-    /// What is said when the first action of the step begins.
-    announcement: Arc<Mutex<Option<Event>>>,
+    /// What it has in common with the step's other actions; gone with the last of them.
+    common: Arc<Common>,
     /// How long it waits when it is claimed elsewhere.
     pause: Duration,
 }
@@ -91,6 +92,8 @@ struct StepWork {
     waiting: bool,
     /// The devices that its actions had.
     devices: BTreeSet<String>,
+    /// What its actions have in common.
+    common: Weak<Common>,
 }
 
 pub(super) struct MainLoop<'a> {
@@ -107,6 +110,8 @@ pub(super) struct MainLoop<'a> {
     elsewhere: Vec<(Instant, Act)>,
     in_flight: usize,
     stopped_by_failure: bool,
+    /// What is gone and for others to make again.
+    lost: Option<String>,
     /// Steps that wait for another one whose action is the same, with that one.
     twins: Vec<(usize, usize)>,
     /// Of each step whether its bytes are asked for, and not only what depends on it.
@@ -134,6 +139,7 @@ impl<'a> MainLoop<'a> {
             elsewhere: Vec::new(),
             in_flight: 0,
             stopped_by_failure: false,
+            lost: None,
             twins: Vec::new(),
             wanted: wanted(plan, chosen),
         }
@@ -239,6 +245,9 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         }
         self.in_flight += 1;
         let device = self.options.devices.device(step, &share.slots);
+        if matches!(job, Job::Act(_)) && (step.kind.devices() == Devices::One || !share.slots.is_empty()) {
+            self.make_room(index, &device);
+        }
         let unused = share.clone();
         let body = move || {
             let message = match job {
@@ -252,7 +261,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
                         (Need::Shards { shards, .. }, Some(shard)) => Some(&shards[shard]),
                         _ => None,
                     };
-                    let result = shop.act(step, &act.prepared, part, &device, &act.announcement);
+                    let result = shop.act(step, &act.prepared, part, &device, &act.common);
                     Message::Acted { act, share, seconds: clock.elapsed().as_secs_f64(), result }
                 }
             };
@@ -266,6 +275,15 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
             self.work[index].running = self.work[index].running.saturating_sub(1);
             self.work[index].failure = Some((format!("a thread could not be started: {error}"), None));
             self.fail(index);
+        }
+    }
+
+    /// A step computes on a device, whose memory is its own: what other steps share there goes.
+    fn make_room(&self, step: usize, device: &str) {
+        for (_, work) in self.work.iter().enumerate().filter(|(other, _)| *other != step) {
+            if let Some(common) = work.common.upgrade() {
+                common.shared.forget(device);
+            }
         }
     }
 
@@ -345,10 +363,11 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.board.set(step, StepState::Ready);
         let cached = total - missing.len();
         let announcement = Event::Started { stage, key: prepared.key, reason, actions: missing.len(), cached };
-        let announcement = Arc::new(Mutex::new(Some(announcement)));
+        let common = Arc::new(Common { announcement: Mutex::new(Some(announcement)), ..Common::default() });
+        self.work[step].common = Arc::downgrade(&common);
         for shard in missing {
-            let (prepared, announcement) = (Arc::clone(&prepared), Arc::clone(&announcement));
-            self.queue_act(Act { step, prepared, shard, announcement, pause: LOOK_AGAIN[0] });
+            let (prepared, common) = (Arc::clone(&prepared), Arc::clone(&common));
+            self.queue_act(Act { step, prepared, shard, common, pause: LOOK_AGAIN[0] });
         }
     }
 
@@ -534,9 +553,16 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         (self.emit)(Event::Skipped { stage: self.plan.steps[step].name.clone(), reason });
     }
 
-    /// Blobs that a step reads are gone: the steps that made them are looked at again, and this one waits for them.
+    /// Blobs that a step reads are gone: the steps that made them are looked at again, and this one waits for them. Where nobody has looked
+    /// at them before, whoever asked for the step does so first.
     fn make_again(&mut self, step: usize) {
         let lost = std::mem::take(&mut self.work[step].lost);
+        if self.shop.planner.is_trusting() {
+            let message = lost.first().map(|(_, message)| message.clone()).unwrap_or_default();
+            self.lost.get_or_insert_with(|| message.clone());
+            self.skip(step, message);
+            return self.skip_behind(step);
+        }
         self.work[step].rounds += 1;
         let makers: Vec<usize> = (0..step)
             .filter(|maker| {
@@ -606,6 +632,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
                 seconds: work.seconds,
             }
         });
-        Outcome { steps: steps.collect(), interrupted: stopped && !self.stopped_by_failure, seconds: 0.0 }
+        let interrupted = stopped && !self.stopped_by_failure;
+        Outcome { steps: steps.collect(), interrupted, lost: self.lost, seconds: 0.0 }
     }
 }

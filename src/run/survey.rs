@@ -113,7 +113,7 @@ impl Survey {
             };
             Some(StepOutcome { step: index, status, reason, key, output, seconds: 0.0 })
         });
-        Outcome { steps: steps.collect(), interrupted: false, seconds: self.seconds }
+        Outcome { steps: steps.collect(), interrupted: false, lost: None, seconds: self.seconds }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::plan::Step;
 use crate::plan::action::Action;
 use crate::plan::prepare::{self, Artifact, Planner, Prepared, Shard};
-use crate::stage::{Access, Checkpoints, Ctx, HashedItem, Output, Report, StageError, Work};
+use crate::stage::{Access, Checkpoints, Ctx, HashedItem, Output, Report, Shared, StageError, Work};
 use crate::store::actions::{Provenance, Record};
 use crate::store::blobs::BlobError;
 use crate::store::claims::Claim;
@@ -43,6 +43,15 @@ pub(crate) struct Shop<'a> {
     pub(crate) emit: &'a (dyn Fn(Event) + Sync),
     /// Takes reports, with the bucket of the action.
     pub(crate) report: &'a (dyn Fn(&Step, Option<u32>, Report) + Sync),
+}
+
+/// What the actions of a step have in common.
+#[derive(Default)]
+pub(crate) struct Common {
+    /// What is said when the first of them begins.
+    pub(crate) announcement: Mutex<Option<Event>>,
+    /// What they share of their own.
+    pub(crate) shared: Shared,
 }
 
 /// What came of an action.
@@ -84,14 +93,14 @@ pub(crate) enum Broken {
 }
 
 impl Shop<'_> {
-    /// Runs one action and records its result, unless another process does or did so; `announcement` is said before it runs.
+    /// Runs one action and records its result, unless another process does or did so; what is announced is said before it runs.
     pub(crate) fn act(
         &self,
         step: &Step,
         prepared: &Prepared,
         shard: Option<&Shard>,
         device: &str,
-        announcement: &Mutex<Option<Event>>,
+        common: &Common,
     ) -> Result<(Made, Said), Broken> {
         let key = shard.map_or(prepared.key, |shard| shard.key);
         // Held to the end of this function. Where claims cannot be written the work is done without one.
@@ -102,13 +111,13 @@ impl Shop<'_> {
         if let Some(made) = self.planner.result(step, key) {
             return Ok((made.map_or_else(Made::Shard, Made::Whole), Said { found: true, ..Said::default() }));
         }
-        if let Some(event) = announcement.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(event) = common.announcement.lock().unwrap_or_else(PoisonError::into_inner).take() {
             (self.emit)(event);
         }
         self.bring(prepared, shard);
         let lost = Mutex::new(Vec::new());
         let said = Mutex::new(Said::default());
-        let result = guard(|| self.try_act(step, prepared, shard, device, &lost, &said));
+        let result = guard(|| self.try_act(step, prepared, shard, (device, &common.shared), &lost, &said));
         let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(Ok(made)) => Ok((made, said.into_inner().unwrap_or_else(PoisonError::into_inner))),
@@ -148,7 +157,7 @@ impl Shop<'_> {
         step: &Step,
         prepared: &Prepared,
         shard: Option<&Shard>,
-        device: &str,
+        (device, shared): (&str, &Shared),
         lost: &Mutex<Vec<(Digest, String)>>,
         said: &Mutex<Said>,
     ) -> Result<Made, StageError> {
@@ -188,6 +197,7 @@ impl Shop<'_> {
             scratch: scratch.path(),
             access: &reader,
             checkpoints: &checkpoints,
+            shared,
             report: &report,
             cancelled: self.cancelled,
         })?;

@@ -719,6 +719,7 @@ impl<'a> Coordinator<'a> {
                 seconds: task.seconds,
             }
         });
-        Outcome { steps: steps.collect(), interrupted: stopped && !self.stopped_by_failure, seconds: 0.0 }
+        let interrupted = stopped && !self.stopped_by_failure;
+        Outcome { steps: steps.collect(), interrupted, lost: None, seconds: 0.0 }
     }
 }

@@ -409,11 +409,12 @@ impl Stage for Cams {
         let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let images = io::images(ctx, "images")?;
-        let (meta, tensors) = io::weights(ctx, "weights")?;
+        let (meta, network) = io::network(ctx, |meta, tensors| {
+            params::load_strict(Amn::new(&config, meta.classes.len().saturating_sub(1), 0, &device), tensors)
+                .map_err(|report| training::misfit("weights", &meta.arch, &report))
+        })?;
         let objects = meta.classes.len().saturating_sub(1);
         io::check_labels(&images, objects)?;
-        let network = params::load_strict(Amn::new(&config, objects, 0, &device), &tensors)
-            .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
         let views = Views { scales: params.scales.clone(), flip: params.flip, filter: params.resampling.filter() };
         let seeds = Shelf::new(ctx, "seeds");
         let mut made = Vec::with_capacity(images.len());

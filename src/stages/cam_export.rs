@@ -122,7 +122,7 @@ impl Stage for Export {
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let (device, _held) = training::device(ctx, params.precision)?;
         let images = io::images(ctx, "images")?;
-        let (meta, tensors) = io::weights(ctx, "weights")?;
+        let (meta, loaded) = io::network(ctx, |meta, tensors| load(meta, tensors, &device))?;
         let count = meta.classes.len().saturating_sub(1);
         if let Some((entry, label)) = images
             .iter()
@@ -131,9 +131,9 @@ impl Stage for Export {
             let message = format!("image `{}` has a label {label}, but the weights know {count} classes", entry.id);
             return Err(StageError::data(message));
         }
-        let maker: Box<Maker<'_>> = match network(&meta)? {
-            Network::Resnet(config) => resnet(params, &config, &meta, &tensors, &device)?,
-            Network::Vit(config) => vit(ctx, params, &config, &meta, &tensors, &device)?,
+        let maker: Box<Maker<'_>> = match &*loaded {
+            Loaded::Resnet(config, network) => resnet(params, config, network, &device),
+            Loaded::Vit(config, explainer) => vit(ctx, params, config, explainer, &device),
         };
         let mut made = Vec::with_capacity(images.len());
         let load = |group| {
@@ -183,6 +183,28 @@ fn network(meta: &WeightsMeta) -> Result<Network, StageError> {
     }
 }
 
+/// The same with its weights.
+enum Loaded {
+    Resnet(resnet::Config, ResNetCam),
+    Vit(vit::Config, Explainer),
+}
+
+fn load(meta: &WeightsMeta, tensors: &NamedTensors, device: &Device) -> Result<Loaded, StageError> {
+    let classes = meta.classes.len().saturating_sub(1);
+    let misfit = |report| training::misfit("weights", &meta.arch, &report);
+    Ok(match network(meta)? {
+        Network::Resnet(config) => {
+            let network = ResNetCam::new(&config, classes, 0, device);
+            Loaded::Resnet(config, params::load_strict(network, tensors).map_err(misfit)?)
+        }
+        Network::Vit(config) => {
+            let network = VitCam::new(&config, classes, 0, device);
+            let network = params::load_strict(network, tensors).map_err(misfit)?;
+            Loaded::Vit(config, Explainer::new(network))
+        }
+    })
+}
+
 /// Cuts a list where the size of images changes, and into batches.
 fn groups(images: &[ImageEntry], batch: usize) -> impl Iterator<Item = &[ImageEntry]> {
     images
@@ -193,37 +215,28 @@ fn groups(images: &[ImageEntry], batch: usize) -> impl Iterator<Item = &[ImageEn
 fn resnet<'a>(
     params: &'a Params,
     config: &resnet::Config,
-    meta: &WeightsMeta,
-    tensors: &NamedTensors,
+    network: &'a ResNetCam,
     device: &'a Device,
-) -> Result<Box<Maker<'a>>, StageError> {
-    let network = ResNetCam::new(config, meta.classes.len().saturating_sub(1), 0, device);
-    let network =
-        params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+) -> Box<Maker<'a>> {
     let filter = params.resampling.filter();
     let views = Views { scales: params.scales.clone(), flip: params.flip, filter };
     let stride = config.output_stride();
-    Ok(Box::new(move |images| {
+    Box::new(move |images| {
         let (labels, pixels): (Vec<&[u8]>, Vec<&Rgb>) =
             images.iter().map(|(entry, pixels)| (entry.labels.as_slice(), pixels)).unzip();
-        Ok(cam::multi_scale(&network, stride, &pixels, &labels, &views, device))
-    }))
+        Ok(cam::multi_scale(network, stride, &pixels, &labels, &views, device))
+    })
 }
 
 fn vit<'a>(
     ctx: &'a Ctx<'_>,
     params: &'a Params,
     config: &vit::Config,
-    meta: &WeightsMeta,
-    tensors: &NamedTensors,
+    explainer: &'a Explainer,
     device: &'a Device,
-) -> Result<Box<Maker<'a>>, StageError> {
-    let network = VitCam::new(config, meta.classes.len().saturating_sub(1), 0, device);
-    let network =
-        params::load_strict(network, tensors).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
-    let explainer = Explainer::new(network);
+) -> Box<Maker<'a>> {
     let (side, grid) = (config.image, config.grid());
-    Ok(Box::new(move |images| {
+    Box::new(move |images| {
         // One row of the batch for each class of each image.
         let rows: Vec<(Maps, u8)> = images
             .iter()
@@ -254,5 +267,5 @@ fn vit<'a>(
             })
             .collect();
         Ok(maps)
-    }))
+    })
 }

@@ -1,6 +1,8 @@
 //! `cam.import`: class activation maps that other programs have made come in, one file per image.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -111,11 +113,38 @@ const MAPS: &str = "maps";
 const CLASSES: &str = "classes";
 
 impl Params {
+    /// Returns the name of an image's file, `{id}` being its id.
+    fn file(&self) -> &str {
+        self.file.0.as_deref().unwrap_or(self.format.file())
+    }
+
     /// Returns the path of an image's file.
     fn path_of(&self, id: &str) -> PathBuf {
         let id = id.strip_prefix(self.strip_prefix.0.as_str()).unwrap_or(id);
-        PathBuf::from(&self.path.0).join(self.file.0.as_deref().unwrap_or(self.format.file()).replace("{id}", id))
+        PathBuf::from(&self.path.0).join(self.file().replace("{id}", id))
     }
+
+    /// Returns the folder that has the files of all images; `None` where each may have a folder of its own.
+    fn folder(&self) -> Option<PathBuf> {
+        let folder = Path::new(self.file()).parent()?;
+        (!folder.to_str()?.contains("{id}")).then(|| PathBuf::from(&self.path.0).join(folder))
+    }
+}
+
+/// Returns the names of the files in a folder; `None` if it cannot be listed.
+fn files_in(folder: &Path) -> Option<HashSet<OsString>> {
+    let is_file = |entry: &std::fs::DirEntry| match entry.file_type() {
+        Ok(kind) if !kind.is_symlink() => kind.is_file(),
+        _ => entry.path().is_file(),
+    };
+    let mut names = HashSet::new();
+    for entry in std::fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        if is_file(&entry) {
+            names.insert(entry.file_name());
+        }
+    }
+    Some(names)
 }
 
 /// The stage.
@@ -158,16 +187,24 @@ impl Stage for Import {
             ));
         }
         let ids = inputs.get("images").ids();
+        // A look at each file would be as many questions to the file system as there are images, in every job of a cluster.
+        let listing = params.folder().and_then(|folder| Some((files_in(&folder)?, folder)));
+        let is_file = |path: &Path| match &listing {
+            Some((names, folder)) if path.parent() == Some(folder.as_path()) => {
+                path.file_name().is_some_and(|name| names.contains(name))
+            }
+            _ => path.is_file(),
+        };
         let (mut items, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
             let path = params.path_of(id);
-            if !path.is_file() {
+            if !is_file(&path) {
                 missing.push(id);
                 continue;
             }
             let mut files = Vec::new();
             let classes = path.with_extension("classes.npy");
-            if params.format == Format::Npy && classes.is_file() {
+            if params.format == Format::Npy && is_file(&classes) {
                 files.push(SourceFile { role: CLASSES.to_owned(), path: classes });
             }
             files.push(SourceFile { role: MAPS.to_owned(), path });

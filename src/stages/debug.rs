@@ -154,6 +154,9 @@ pub struct CopyParams {
     /// Refuses the shard that has this item.
     #[serde(default)]
     pub refuse: Option<String>,
+    /// Shares something with its other shards, as networks are, and warns when it has to make it; not part of the key.
+    #[serde(default)]
+    pub share: NotInKey<bool>,
 }
 
 impl Stage for Copy {
@@ -180,6 +183,12 @@ impl Stage for Copy {
     fn run(params: &Self::Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let mut items = texts(ctx, "a")?;
         let behind = texts(ctx, "b")?;
+        if params.share.0 {
+            ctx.shared.get(ctx.device, Digest::of(b"anything"), || {
+                ctx.warn(format!("made on {}", ctx.device));
+                Ok(())
+            })?;
+        }
         std::thread::sleep(Duration::from_millis(params.wait.0));
         if let Some(id) = params.refuse.as_ref().filter(|id| items.contains_key(*id)) {
             return Err(StageError::data(format!("item `{id}` is refused")));

@@ -3,7 +3,9 @@
 //! Every function gives the images of the action that runs: all of them for `Whole` work, those of the bucket for `PerImage`
 //! work. Errors name the image id and never a path, since content is found by digest.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -107,6 +109,23 @@ pub fn weights(ctx: &Ctx<'_>, port: &str) -> Result<(WeightsMeta, NamedTensors),
         .ok_or_else(|| StageError::data(format!("the weights on port `{port}` lack `{}`", weights::PART)))?;
     let tensors = weights::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
     Ok((meta, tensors))
+}
+
+/// Returns the network on port `weights`, and what is said of it. The first of the stage's actions on a device reads the weights and has
+/// `build` load them, the others in this process find the network as it is: what became of the file meanwhile does not matter, as its bytes
+/// were verified when they were read.
+///
+/// `build` may use the weights, the device and the stage's parameters, its precision among them, and nothing that differs from shard to shard.
+pub fn network<N: Any + Send + Sync>(
+    ctx: &Ctx<'_>,
+    build: impl FnOnce(&WeightsMeta, &NamedTensors) -> Result<N, StageError>,
+) -> Result<(WeightsMeta, Arc<N>), StageError> {
+    let manifest = ctx.inputs.get("weights");
+    let network = ctx.shared.get(ctx.device, manifest.digest(), || {
+        let (meta, tensors) = weights(ctx, "weights")?;
+        build(&meta, &tensors)
+    })?;
+    Ok((weights_meta(manifest, "weights")?, network))
 }
 
 /// Reads architecture and class list of the weights on `port` from their manifest, as `Stage::meta` may.

@@ -441,9 +441,9 @@ impl Stage for Propagate {
     fn run(params: &PropagateParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
-        let (meta, tensors) = io::weights(ctx, "weights")?;
-        let network =
-            Irn::load(&config, &tensors, &device).map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+        let (_, network) = io::network(ctx, |meta, tensors| {
+            Irn::load(&config, tensors, &device).map_err(|report| training::misfit("weights", &meta.arch, &report))
+        })?;
         let images = io::images(ctx, "images")?;
         let cams = io::maps(ctx, "cams")?;
         let walk = WalkParams { radius: params.radius, beta: params.beta as f32, exp_times: params.exp_times };

@@ -428,11 +428,11 @@ impl Stage for Cams {
         let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
         let images = io::images(ctx, "images")?;
-        let (meta, tensors) = io::weights(ctx, "weights")?;
-        let count = meta.classes.len().saturating_sub(1);
-        io::check_labels(&images, count)?;
-        let network = params::load_strict(MctFormer::new(&config, count, 0, &device), &tensors)
-            .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+        let (meta, network) = io::network(ctx, |meta, tensors| {
+            params::load_strict(MctFormer::new(&config, meta.classes.len().saturating_sub(1), 0, &device), tensors)
+                .map_err(|report| training::misfit("weights", &meta.arch, &report))
+        })?;
+        io::check_labels(&images, meta.classes.len().saturating_sub(1))?;
         let usual = Recipe::new(config.version);
         let recipe = Recipe {
             layers: params.layers.unwrap_or(usual.layers.min(config.depth)),

@@ -344,9 +344,11 @@ impl Stage for Refine {
         let (device, _held) = training::device(ctx, params.precision)?;
         let Saved { sizes: config, loss } = saved(ctx.inputs)?;
         let activation = params.activation.unwrap_or(loss.activation());
-        let (meta, tensors) = io::weights(ctx, "weights")?;
-        let network = params::load_strict(config.build(&device), &tensors)
-            .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+        let (_, network) = io::network(ctx, |meta, tensors| {
+            params::load_strict(config.build(&device), tensors)
+                .map_err(|report| training::misfit("weights", &meta.arch, &report))
+        })?;
+        // Its frames are kept for this shard alone, as there may be one for each size.
         let refiner = Refiner::new(&network);
         let images = io::maps(ctx, "input")?;
         let images: Vec<ImageMaps> = images.into_values().collect();

@@ -478,15 +478,16 @@ impl Stage for Predict {
     fn run(params: &PredictParams, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let (device, _held) = training::device(ctx, params.precision)?;
         let config = saved(ctx.inputs)?;
-        let (meta, tensors) = io::weights(ctx, "weights")?;
         let settings = Settings {
             scales: params.scales.clone(),
             mirror: params.mirror,
             merge: params.merge,
             crf: params.crf.expect("`resolve` fills it in"),
         };
-        let segmenter = Segmenter::load(&config, &tensors, settings, device)
-            .map_err(|report| training::misfit("weights", &meta.arch, &report))?;
+        let (_, segmenter) = io::network(ctx, |meta, tensors| {
+            Segmenter::load(&config, tensors, settings, device)
+                .map_err(|report| training::misfit("weights", &meta.arch, &report))
+        })?;
         let images = io::images(ctx, "images")?;
         let done = AtomicUsize::new(0);
         let segment = |entry: &ImageEntry| {

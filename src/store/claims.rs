@@ -4,7 +4,10 @@
 //! A claim on an action is a file `claims/KEY.GENERATION` that names its owner. It is made under a temporary name and moved to
 //! a name that must be free, which network file systems do in one step as well; no file is ever locked. A claim whose owner is
 //! dead is not removed, which two others could do at once and so remove each other's: it is outbid by the next generation,
-//! whose name only one of them gets. Letting go removes all generations, the oldest first.
+//! whose name only one of them gets. Letting go removes all generations up to one's own, the oldest first.
+//!
+//! Nearly always nobody else wants the action. So generation 0 is asked for by its name. The folder, which has a file for each action
+//! that is under way anywhere, is listed only where the owner of that is dead, and a later one may be another's.
 //!
 //! An owner on this machine is looked up by process number and start time. One elsewhere beats: it writes a new number to a
 //! file of its folder now and then, and counts as dead when whoever waits has seen the same number for long enough by its own
@@ -48,11 +51,17 @@ pub enum Claim {
 pub struct Held {
     store: Store,
     key: Digest,
+    generation: u64,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for (_, path) in self.store.bids(self.key) {
+        let bids = match self.generation {
+            0 => vec![(0, self.store.bid(self.key, 0))],
+            _ => self.store.bids(self.key),
+        };
+        // A later one is that of somebody who took this process for dead.
+        for (_, path) in bids.into_iter().filter(|(generation, _)| *generation <= self.generation) {
             // Whoever tidies up at the same time may have been faster.
             let _ = std::fs::remove_file(path);
         }
@@ -88,6 +97,13 @@ impl Store {
         self.beat();
         let mut holder = Owner::this().clone();
         for attempt in 0..ATTEMPTS {
+            match self.living(&[(0, self.bid(key, 0))]) {
+                Some(Some(owner)) => return Ok(Claim::Theirs(owner)),
+                Some(None) if self.place(key, 0)? => return Ok(self.mine(key, 0)),
+                // Somebody was faster.
+                Some(None) => continue,
+                None => {}
+            }
             let bids = self.bids(key);
             match self.living(&bids) {
                 Some(Some(owner)) => return Ok(Claim::Theirs(owner)),
@@ -96,17 +112,13 @@ impl Store {
                 None => {}
             }
             let generation = bids.last().map_or(0, |(generation, _)| generation + 1);
-            let path = self.claims().join(format!("{}.{generation}", key.hex()));
-            let mut file = self.temporary()?;
-            std::io::Write::write_all(&mut file, Owner::this().to_string().as_bytes())?;
-            match file.persist_noclobber(&path) {
-                Ok(_) => {}
-                Err(error) if error.error.kind() == ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(error.error),
+            if !self.place(key, generation)? {
+                continue;
             }
+            let path = self.bid(key, generation);
             let others: Vec<_> = self.bids(key).into_iter().filter(|(_, other)| *other != path).collect();
             match self.living(&others) {
-                None => return Ok(Claim::Mine(Held { store: self.clone(), key })),
+                None => return Ok(self.mine(key, generation)),
                 Some(other) => {
                     // Somebody who had seen other claims got another generation at the same moment: both step back.
                     let _ = std::fs::remove_file(&path);
@@ -117,6 +129,26 @@ impl Store {
             }
         }
         Ok(Claim::Theirs(holder))
+    }
+
+    /// Returns where the claim on an action of a generation lies.
+    fn bid(&self, key: Digest, generation: u64) -> PathBuf {
+        self.claims().join(format!("{}.{generation}", key.hex()))
+    }
+
+    fn mine(&self, key: Digest, generation: u64) -> Claim {
+        Claim::Mine(Held { store: self.clone(), key, generation })
+    }
+
+    /// Puts this process's claim where none may be; says whether there was none.
+    fn place(&self, key: Digest, generation: u64) -> std::io::Result<bool> {
+        let mut file = self.temporary()?;
+        std::io::Write::write_all(&mut file, Owner::this().to_string().as_bytes())?;
+        match file.persist_noclobber(self.bid(key, generation)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.error),
+        }
     }
 
     /// Returns the claims on an action with their generations, the oldest first.
@@ -194,10 +226,13 @@ impl Store {
             let name = std::fs::read_to_string(path).ok()?;
             (name.parse::<Owner>().ok()?.lives() == Some(false)).then_some(())
         };
-        for (key, _, path) in self.claimed() {
+        for (key, generation, path) in self.claimed() {
             // By way of a claim, as somebody may be about to take it over.
-            if let (Some(()), Ok(key)) = (dead(&path), key.parse()) {
-                drop(self.claim(key));
+            if let (Some(()), Ok(key)) = (dead(&path), key.parse())
+                && let Ok(Claim::Mine(mut held)) = self.claim(key)
+            {
+                // One that died while it let go may have left a later generation alone.
+                held.generation = held.generation.max(generation);
             }
         }
     }
@@ -254,6 +289,25 @@ mod tests {
         drop(claims);
         assert!(matches!(store.claim(key).expect("asked"), Claim::Mine(_)));
         assert_eq!(count(&store), 0, "the dead one's claim went as well");
+    }
+
+    #[test]
+    fn letting_go_leaves_later_claims_and_tidying_removes_those_of_the_dead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("a cache");
+        let key = Digest::of(b"key");
+        let Claim::Mine(held) = store.claim(key).expect("claimed") else { panic!("nobody else wants it") };
+        let this = Owner::this().to_string();
+        // Somebody took this process for dead.
+        std::fs::write(store.bid(key, 1), &this).expect("written");
+        drop(held);
+        assert_eq!(store.bids(key), [(1, store.bid(key, 1))]);
+        store.tidy_claims();
+        assert_eq!(count(&store), 1, "its owner lives");
+        let (rest, _) = this.rsplit_once('.').expect("four parts");
+        std::fs::write(store.bid(key, 1), format!("{rest}.1")).expect("written");
+        store.tidy_claims();
+        assert_eq!(count(&store), 0);
     }
 
     #[test]

@@ -125,6 +125,27 @@ fn irn_and_orandnet_have_their_own_names_of_files() {
     assert_eq!(imported(&bench).1, ramp(2, SIZE));
 }
 
+#[cfg(unix)]
+#[test]
+fn files_are_found_in_folders_of_their_own_and_behind_links_and_folders_are_no_files() {
+    let file = |class: u8| mctformer(&[class]);
+    let bench = with_files(&import("mctformer", "file = \"{id}/maps.npy\""), |id| format!("{id}/maps.npy"), file);
+    assert_eq!(imported(&bench).1, ramp(1, SIZE));
+    let bench = with_files(&import("mctformer", ""), |id| format!("../elsewhere/{id}.npy"), file);
+    std::fs::create_dir_all(bench.path("cams")).expect("made");
+    for id in IDS {
+        let (from, to) = (bench.path(&format!("elsewhere/{id}.npy")), bench.path(&format!("cams/{id}.npy")));
+        std::os::unix::fs::symlink(from, to).expect("linked");
+    }
+    assert_eq!(imported(&bench).1, ramp(1, SIZE));
+    // A link into nowhere, and a folder.
+    std::fs::remove_file(bench.path(&format!("elsewhere/{}.npy", IDS[0]))).expect("it is there");
+    std::fs::remove_file(bench.path(&format!("cams/{}.npy", IDS[1]))).expect("it is there");
+    std::fs::create_dir(bench.path(&format!("cams/{}.npy", IDS[1]))).expect("made");
+    let outcome = bench.run(["plan", "pipeline.toml"]);
+    assert!(outcome.stderr.contains("the maps of 2 images of 4 are missing"), "{outcome:?}");
+}
+
 #[test]
 fn maps_at_stride_4_that_a_file_lacks_are_made_by_interpolation() {
     let bench = with_files(&import("mctformer", ""), plain_name, |class| mctformer(&[class]));

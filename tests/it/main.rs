@@ -23,6 +23,7 @@ mod foreign;
 mod fuse;
 mod fuzz;
 mod graph;
+mod jobs;
 mod licences;
 mod networks;
 mod op;

@@ -12,7 +12,7 @@ use orandflow::data::synthetic::{Recipe, class_names};
 use orandflow::digest::Digest;
 use orandflow::image::{LabelMap, Maps, codec};
 use orandflow::kind::Kind;
-use orandflow::stage::{Access, Checkpoints, Ctx, Inputs, Output, ParseError, Report, StageError, Work};
+use orandflow::stage::{Access, Checkpoints, Ctx, Inputs, Output, ParseError, Report, Shared, StageError, Work};
 use orandflow::stages::catalog;
 use orandflow::store::manifest::{Entry, Lazy, Manifest, bucket_of, shard_name};
 use serde_json::{Value, json};
@@ -31,6 +31,10 @@ struct Shop {
     kept: Mutex<Option<(u64, Vec<u8>)>>,
     /// The training is stopped when a report says that so many steps are done; 0 for never.
     stop_at: AtomicU64,
+    /// Whether each shard is on its own, as in a process that makes no other.
+    apart: AtomicBool,
+    /// The blob that is looked after: how often it was read. It is damaged after the first time, unless shards are on their own.
+    watched: Mutex<Option<(Digest, usize)>>,
 }
 
 impl Checkpoints for Shop {
@@ -53,6 +57,12 @@ impl Access for Shop {
     }
 
     fn content(&self, digest: Digest) -> Result<Vec<u8>, StageError> {
+        if let Some((_, reads)) = self.watched.lock().expect("not poisoned").as_mut().filter(|(it, _)| *it == digest) {
+            *reads += 1;
+            if *reads > 1 && !self.apart.load(Ordering::Relaxed) {
+                return Err(StageError::data("it is damaged by now"));
+            }
+        }
         Ok(self.blobs.lock().expect("not poisoned")[&digest].clone())
     }
 }
@@ -119,7 +129,8 @@ impl Shop {
             }
             self.reports.lock().expect("not poisoned").push(report);
         };
-        let ctx = |shard| Ctx {
+        let shared: Vec<Shared> = (0..BUCKETS).map(|_| Shared::default()).collect();
+        let ctx = |shard, shared| Ctx {
             inputs: &inputs,
             shard,
             items: &[],
@@ -129,6 +140,7 @@ impl Shop {
             scratch: std::path::Path::new("/nonexistent"),
             access: self,
             checkpoints: self,
+            shared,
             report: &report,
             cancelled: &self.cancelled,
         };
@@ -138,13 +150,14 @@ impl Shop {
         };
         let spec = stage.spec();
         if spec.work == Work::Whole {
-            let output = run.run(&ctx(None))?;
+            let output = run.run(&ctx(None, &shared[0]))?;
             let entries = output.parts.into_iter().map(|(name, bytes)| (name, entry(bytes, Vec::new()))).collect();
             return Ok(Arc::new(Manifest { kind: spec.output, buckets: None, meta: output.meta, entries }));
         }
         let mut entries = BTreeMap::new();
         for bucket in 0..BUCKETS {
-            let mut output = run.run(&ctx(Some((bucket, BUCKETS))))?;
+            let own = if self.apart.load(Ordering::Relaxed) { bucket as usize } else { 0 };
+            let mut output = run.run(&ctx(Some((bucket, BUCKETS)), &shared[own]))?;
             let bytes = output.parts.remove(Output::SHARD).expect("a shard");
             entries.insert(shard_name(bucket), entry(bytes, output.ids));
         }
@@ -487,5 +500,42 @@ fn trainings_that_are_stopped_go_on_and_end_in_the_same_bytes() {
             assert_eq!(resumed.digest(), whole.digest(), "{kind}, {checkpoint}");
             *shop.kept.lock().expect("not poisoned") = None;
         }
+    }
+}
+
+#[test]
+fn a_network_is_loaded_once_for_all_shards_and_makes_the_same_bytes() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let short = |(kind, params, inputs): Training<'_>| {
+        let steps = ["epochs = 15", "epochs = 10", "epochs = 8", "steps = 40"];
+        let params = steps.iter().fold(params.to_owned(), |text, long| {
+            text.replace(long, if long.starts_with("steps") { "steps = 2" } else { "epochs = 1" })
+        });
+        shop.run(kind, &params, &inputs).unwrap_or_else(|error| panic!("{kind}: {error}"))
+    };
+    let weights: Vec<Arc<Manifest>> = trainings(&set).into_iter().map(short).collect();
+    let images = ("images", &set.images);
+    let uses = [
+        ("cam.export", vec![images]),
+        ("cam.export", vec![images]),
+        ("orandnet.refine", vec![("input", &set.or)]),
+        ("irn.propagate", vec![images, ("cams", &set.or)]),
+        ("segment.predict", vec![images]),
+        ("amn.cams", vec![images, ("seeds", &set.masks)]),
+        ("mctformer.cams", vec![images]),
+    ];
+    for ((kind, mut inputs), weights) in uses.into_iter().zip(&weights) {
+        inputs.push(("weights", weights));
+        let params = if kind == "irn.propagate" { "pad_to = 16" } else { "" };
+        let run = |apart: bool, reads: usize| {
+            *shop.watched.lock().expect("not poisoned") = Some((weights.entries[weights::PART].digest, 0));
+            shop.apart.store(apart, Ordering::Relaxed);
+            let made = shop.run(kind, params, &inputs).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            let seen = shop.watched.lock().expect("not poisoned").take().map(|(_, reads)| reads);
+            assert_eq!(seen, Some(reads), "{kind}: reads of the weights");
+            made
+        };
+        assert_eq!(run(true, BUCKETS as usize), run(false, 1), "{kind}");
     }
 }

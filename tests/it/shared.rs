@@ -1,6 +1,6 @@
 //! Several processes on one cache, and processes that were killed: work is done once, and nothing stale is left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,25 @@ pub(crate) fn count_events(bench: &Workbench, event: &str) -> usize {
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Moves the blob of a shard of a stage out of the cache; returns where it was, and where it is.
+pub(crate) fn lose(bench: &Workbench, stage: &str) -> [PathBuf; 2] {
+    let records = bench.path("cache/v1/ac");
+    let paths = names(&records).into_iter().flat_map(|folder| {
+        let folder = records.join(folder);
+        names(&folder).into_iter().map(move |name| folder.join(name))
+    });
+    let digests = paths.filter_map(|path| {
+        let text = std::fs::read_to_string(path).expect("a record");
+        let record: serde_json::Value = serde_json::from_str(text.lines().next()?).expect("it is JSON");
+        let own = record["provenance"]["stage"] == stage;
+        own.then(|| record["shard"]["digest"].as_str().map(str::to_owned)).flatten()
+    });
+    let digest = digests.min().expect("the stage has shards");
+    let (there, away) = (bench.path(&format!("cache/v1/cas/{}/{digest}", &digest[..2])), bench.path("away"));
+    std::fs::rename(&there, &away).expect("it is there");
+    [there, away]
 }
 
 #[test]

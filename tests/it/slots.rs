@@ -85,6 +85,25 @@ fn each_training_has_a_device_for_itself_and_host_work_goes_on_beside_them() {
 }
 
 #[test]
+fn shards_share_what_the_first_has_made_on_each_device() {
+    let bench = trainings();
+    let made = |more: &[&'static str]| {
+        let set = ["--only", "copy", "--set", "stages.copy.share=true", "--set", "stages.copy.wait=20", "--jobs", "4"];
+        let outcome = bench.run_json(set.into_iter().chain(more.iter().copied())).1;
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(bench.events("action.done").iter().filter(|event| event["stage"] == "copy").count(), 4);
+        let warnings = bench.events("warning");
+        let mut texts: Vec<String> =
+            warnings.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect();
+        texts.sort();
+        texts
+    };
+    assert_eq!(made(&[]), ["made on cpu"]);
+    let cards = ["--set", "stages.copy.resources.gpus=1", "--devices", "fake:0,fake:1", "--set", "stages.copy.note=1"];
+    assert_eq!(made(&cards), ["made on fake:0", "made on fake:1"]);
+}
+
+#[test]
 fn a_card_that_is_named_twice_has_two_slots() {
     let bench = trainings();
     bench.run_json(["--devices", "fake:0,fake:0", "--jobs", "1"]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::shared::names;
+use crate::shared::{lose, names};
 use crate::workbench::{Workbench, say};
 
 /// How long anything may take that is waited for.
@@ -417,6 +417,19 @@ fn two_coordinators_do_everything_once(cluster: &Cluster) {
     assert_eq!(bench.events("action.done", "both").len(), before + 1);
 }
 
+fn a_result_that_goes_meanwhile_is_made_again(cluster: &Cluster) {
+    let bench = Bench::new(cluster, "gone", SHAPES);
+    let child = bench.start(SLOW);
+    bench.wait_for_checkpoint();
+    // `text` will read it.
+    lose(&bench.bench, "both");
+    let ended = Ended::of(child);
+    assert_eq!((ended.code, ended.statuses()), (Some(0), BTreeSet::from(["ran"])), "{ended:?}");
+    assert_eq!(outputs(&ended.object), bench.local([]));
+    assert!(bench.events("step.failed", "text").is_empty());
+    bench.assert_actions(20 + 1);
+}
+
 fn a_sweep_is_a_plan_like_any_other(cluster: &Cluster) {
     let sweep = "[sweep]\ngrid = { \"stages.one.suffix\" = [\"-a\", \"-b\"] }\n";
     let bench = Bench::new(cluster, "points", &format!("{SHAPES}{sweep}"));
@@ -476,6 +489,7 @@ fn pipelines_run_through_a_real_slurm() {
         ("restart", a_coordinator_may_end_and_be_started_again),
         ("two coordinators", two_coordinators_do_everything_once),
         ("sweep", a_sweep_is_a_plan_like_any_other),
+        ("lost result", a_result_that_goes_meanwhile_is_made_again),
         #[cfg(feature = "nn")]
         ("demo", the_demo_as_without_it),
     ];
