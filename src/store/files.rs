@@ -159,7 +159,7 @@ impl Files {
             return None;
         }
         bytes.truncate(body.len());
-        super::collect::renew(path);
+        super::collect::renew(&path);
         Some(bytes)
     }
 
