@@ -293,8 +293,11 @@ inputs = { a = "nap" }
         if ended.success() {
             break;
         }
-        // Looked at only now: on a busy machine the look may take longer than the rest of the sweep.
-        assert_ne!(table(&bench), table(&whole));
+        // Looked at only now: on a busy machine the look may take longer than the rest of the sweep. It may also have been
+        // interrupted between its last stage and its end.
+        if table(&bench) == table(&whole) {
+            break;
+        }
     }
     assert!(interruptions >= 4, "{interruptions}");
     assert_eq!(sweep(&bench, ["--jobs", "2"]).code, Some(0));
