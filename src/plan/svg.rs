@@ -40,8 +40,8 @@ pub fn svg(plan: &Plan) -> String {
     drawn(plan, &(0..plan.steps.len()).collect::<Vec<_>>())
 }
 
-/// Returns the picture of a part of a plan: of these steps, each with the name that it has there. A step that one of them reads from
-/// is one of them.
+/// Returns the picture of a part of a plan: of these steps, each with the name that it has there. What one of them reads from is
+/// one of them, too.
 pub fn part(plan: &Plan, steps: &[(String, usize)]) -> String {
     let mut own: Vec<&(String, usize)> = steps.iter().collect();
     own.sort_by_key(|(_, index)| *index);

@@ -217,8 +217,8 @@ pub struct ImageRow {
 /// Most bytes of the pictures of points, which a sweep of hundreds would have more of than the page has room for.
 const GRAPHS: usize = 2_000_000;
 
-/// Returns the page as one file that needs nothing else. The graph is that of the first of these points, by name and by the names and
-/// numbers of their stages, and the reader may choose another one, or that of all; without points it is that of the plan.
+/// Returns the page as one file that needs nothing else. The graph is that of the first of these points, each given by its name and by
+/// the names and numbers of its stages, and the reader may choose another one, or that of all; without points it is the plan's.
 pub fn render(page: &Page, plan: &Plan, points: &[(&str, &[(String, usize)])]) -> String {
     // `</script>` within a string would end the element; JSON may write `<` in another way.
     let data = serde_json::to_string(page).expect("the page is JSON").replace('<', "\\u003c");
