@@ -338,7 +338,7 @@ inputs = { a = "items" }
     8 │ momentum = 3
       │ ━━━━━━━━ written in stage `a`
       │
-      ╰ help: it has `note`, `refuse`, `suffix`, `wait`; `orandflow stages debug.copy` explains them
+      ╰ help: it has `note`, `refuse`, `share`, `suffix`, `wait`; `orandflow stages debug.copy` explains them
 
     error: kind `debug.copy` has no parameter `a`
       ╭▸ pipeline.toml:9:1

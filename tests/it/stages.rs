@@ -37,6 +37,8 @@ fn a_kind_is_explained() {
           Part of the key without any effect on the result.
       refuse: a string; default not set
           Refuses the shard that has this item.
+      share: `true` or `false`; default false; not part of the key
+          Shares something with its other shards and warns when it has to make it; not part of the key.
       suffix: a string; default ""
           Written behind every item.
       wait: a whole number; default 0; not part of the key
