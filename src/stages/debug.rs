@@ -154,7 +154,7 @@ pub struct CopyParams {
     /// Refuses the shard that has this item.
     #[serde(default)]
     pub refuse: Option<String>,
-    /// Shares something with its other shards, as networks are, and warns when it has to make it; not part of the key.
+    /// Shares something with its other shards and warns when it has to make it; not part of the key.
     #[serde(default)]
     pub share: NotInKey<bool>,
 }

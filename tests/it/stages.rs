@@ -38,8 +38,7 @@ fn a_kind_is_explained() {
       refuse: a string; default not set
           Refuses the shard that has this item.
       share: `true` or `false`; default false; not part of the key
-          Shares something with its other shards, as networks are, and warns when it has to make it; not part
-          of the key.
+          Shares something with its other shards and warns when it has to make it; not part of the key.
       suffix: a string; default ""
           Written behind every item.
       wait: a whole number; default 0; not part of the key
