@@ -38,13 +38,6 @@ impl Stage for Images {
         seeded: false,
     };
 
-    fn check(params: &ImagesParams) -> Result<(), StageError> {
-        if params.max_side > 0 {
-            return Ok(());
-        }
-        Err(StageError::parameter("max_side", "an image has one pixel at least"))
-    }
-
     fn meta(_params: &ImagesParams, inputs: &Inputs) -> Result<serde_json::Value, StageError> {
         io::classes(inputs.get("images"), "images")?;
         Ok(inputs.get("images").meta.clone())

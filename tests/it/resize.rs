@@ -82,7 +82,7 @@ fn a_side_of_zero_is_refused_and_images_that_fit_stay_as_they_are() {
     let set = ["--set", "stages.small.max_side=0"];
     let outcome = bench.run(["plan", "pipeline.toml"].into_iter().chain(set));
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    assert!(outcome.stderr.contains("an image has one pixel at least"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`max_side` of stage `small` must be at least 1"), "{}", outcome.stderr);
     // Nothing is larger than this, so that the set is another one only as far as files are concerned.
     let (run, _) = bench.run_json(["--set", "stages.small.max_side=120"]);
     assert_eq!(run["metrics"]["score"]["miou"], 1.0, "{run}");
