@@ -591,7 +591,7 @@ impl<'scope, 'env: 'scope> MainLoop<'env> {
         self.board.set(step, StepState::Unknown);
         self.work[step].waits.clone_from(&makers);
         for maker in makers {
-            // One that was lost elsewhere or that cannot be read is seldom the only one; finding each may take one round each.
+            // One that is lost, damaged or unreadable is seldom the only one; finding each as it is read takes a round for each.
             if let Some(output) = self.work[maker].output.as_ref() {
                 let blobs: Vec<(Digest, u64)> = output.manifest.entries.values().flat_map(Entry::blobs).collect();
                 self.shop.store.give_up(&blobs);

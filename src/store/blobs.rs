@@ -162,10 +162,15 @@ impl Store {
         self.gone().remove(&digest);
     }
 
-    /// Opens a blob to see whether that can be done.
-    pub(super) fn doubt(&self, digest: Digest) {
-        if std::fs::File::open(self.blob_path(digest)).is_err_and(|error| for_good(&error)) {
-            self.0.unreadable.insert(digest);
+    /// Reads blobs, side by side; removes those that are damaged and remembers those that cannot be read.
+    pub(super) fn doubt(&self, blobs: &[(Digest, u64)]) {
+        for ((digest, _), health) in blobs.iter().zip(self.health(blobs)) {
+            match health {
+                Health::Intact => {}
+                // Where it cannot be removed it is found damaged once more, by whoever reads it.
+                Health::Damaged => drop(std::fs::remove_file(self.blob_path(*digest))),
+                Health::Unreadable(_) => self.0.unreadable.insert(*digest),
+            }
         }
     }
 

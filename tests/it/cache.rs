@@ -60,6 +60,23 @@ fn a_flipped_bit_is_computed_again_and_said() {
 }
 
 #[test]
+fn damage_in_many_places_is_mended_in_one_run() {
+    // Sixteen shards, each of them damaged, and a stage that reads them one after the other.
+    let bench = chain(500);
+    let (fresh, _) = bench.run_json(["--set", "stages.text.text=new"]);
+    bench.run_json([]);
+    let shards = blobs(&bench, "{\"i", "-mark\"");
+    assert!(shards.len() >= 16, "{}", shards.len());
+    shards.iter().for_each(|shard| flip(shard));
+    let (object, outcome) = bench.run_json(["--set", "stages.text.text=other"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for stage in 0..3 {
+        assert_eq!(object["stages"][stage]["output"], fresh["stages"][stage]["output"], "damage changes no result");
+    }
+    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+}
+
+#[test]
 fn a_missing_blob_is_computed_again_and_the_plan_says_which() {
     let bench = chain(2);
     let (before, _) = bench.run_json([]);

@@ -122,7 +122,9 @@ fn sequence(seed: u64, length: usize) {
             }
             6 => {
                 let folder = ["cache/v1/cas", "cache/v1/ac"][below(random, 2)];
-                if let Some(path) = some_file(&bench, folder, random) {
+                // Many, as most are not read again.
+                for _ in 0..30 {
+                    let Some(path) = some_file(&bench, folder, random) else { break };
                     let mut bytes = std::fs::read(&path).expect("it is there");
                     match below(random, 3) {
                         0 => bytes.truncate(below(random, bytes.len())),

@@ -171,15 +171,12 @@ impl Store {
         Ok(())
     }
 
-    /// Takes for gone what is not here of these blobs, without asking for it, and finds those that cannot be opened.
+    /// Takes for gone what is not here of these blobs, without asking for it, and reads those that are, so that all that are damaged
+    /// or cannot be read are known at once.
     pub fn give_up(&self, blobs: &[(Digest, u64)]) {
-        for (digest, size) in blobs {
-            if self.has(*digest, *size) {
-                self.doubt(*digest);
-            } else {
-                self.set_gone(*digest);
-            }
-        }
+        let (here, gone): (Vec<_>, Vec<_>) = blobs.iter().partition(|(digest, size)| self.has(*digest, *size));
+        gone.into_iter().for_each(|(digest, _)| self.set_gone(digest));
+        self.doubt(&here);
     }
 }
 
