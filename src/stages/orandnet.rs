@@ -57,9 +57,9 @@ pub(super) struct TrainParams {
     /// Zeros around the map, in pixels; 1 keeps the size in every layer; default: the preset's (100 or 1)
     #[serde(default)]
     padding: Option<usize>,
-    /// What is minimised; default: `with_background` (paper), `class_softmax` (upstream)
+    /// What is minimised; the default, which is the released program's, makes the most precise maps (docs/results.md)
     #[serde(default)]
-    loss: Option<OrandLoss>,
+    loss: OrandLoss,
     /// Steps of the optimiser; each image comes equally often
     #[serde(default = "default_steps")]
     #[schemars(range(min = 1))]
@@ -117,10 +117,6 @@ impl TrainParams {
         }
     }
 
-    fn loss(&self) -> OrandLoss {
-        self.recipe.or(self.loss, OrandLoss::WithBackground, OrandLoss::ClassSoftmax)
-    }
-
     fn momentum(&self) -> f64 {
         self.recipe.or(self.momentum, 0.9, 1e-4)
     }
@@ -160,7 +156,7 @@ impl Stage for Train {
             fc_width: Some(config.fc_width),
             fc_kernel: Some(config.fc_kernel),
             padding: Some(config.padding),
-            loss: Some(params.loss()),
+            loss: params.loss,
             momentum: Some(params.momentum()),
             ..params
         }
@@ -212,7 +208,7 @@ impl Stage for Train {
             let id = &ids[sample.index % ids.len()];
             pair(&config, input.maps(id)?, target.maps(id)?)
         };
-        let (loss, batch) = (params.loss(), params.batch as f64);
+        let (loss, batch) = (params.loss, params.batch as f64);
         let keep = ("", params.checkpoint.0);
         let loss = |network: &OrandNet, pairs: Vec<Option<Pair>>, pass: &Pass, _| {
             let device = device.clone().autodiff();
@@ -226,7 +222,7 @@ impl Stage for Train {
             losses.reduce(|sum, loss| sum + loss).expect("a batch has at least one image")
         };
         let trained = training::fit(ctx, keep, network, &recipe, &mut optimizer, load, loss)?;
-        training::output(ARCH, &Saved { sizes: config, loss: params.loss() }, classes, &params::export(&trained))
+        training::output(ARCH, &Saved { sizes: config, loss: params.loss }, classes, &params::export(&trained))
     }
 }
 
