@@ -51,12 +51,15 @@ impl Stage for Images {
             shrunk(ctx, entry, params.max_side, class_count)
         }))?;
         let ids = entries.iter().map(|entry| entry.id.clone()).collect();
-        let (entries, parts): (Vec<ImageEntry>, Vec<Vec<(String, Vec<u8>)>>) = resized.into_iter().unzip();
+        let (entries, parts): (Vec<ImageEntry>, Vec<Parts>) = resized.into_iter().unzip();
         let mut output = Output::shard(ids, images::encode(&entries));
         output.parts.extend(parts.into_iter().flatten());
         Ok(output)
     }
 }
+
+/// New files with their names in the artifact.
+type Parts = Vec<(String, Vec<u8>)>;
 
 /// Returns an image's new entry with the files that are new with it.
 fn shrunk(
@@ -64,7 +67,7 @@ fn shrunk(
     entry: &ImageEntry,
     max_side: usize,
     class_count: usize,
-) -> Result<(ImageEntry, Vec<(String, Vec<u8>)>), StageError> {
+) -> Result<(ImageEntry, Parts), StageError> {
     let mut entry = entry.clone();
     let Some((height, width)) = smaller(entry.height, entry.width, max_side) else { return Ok((entry, Vec::new())) };
     let pixels = codec::encode_rgb(&resize_rgb(&io::pixels(ctx, &entry)?, height, width, Filter::PillowBicubic));
