@@ -80,6 +80,8 @@ struct Task {
     rounds: usize,
     started: Option<Instant>,
     ran: bool,
+    /// Whether its result came while a job of it was under way that had not said yet whether it had anything to do.
+    unheard: bool,
     reason: String,
     seconds: f64,
 }
@@ -276,6 +278,9 @@ impl<'a> Coordinator<'a> {
         };
         let Some(step) = self.order.plan.steps.iter().position(|step| step.name == *stage) else { return };
         if self.board.state(step).is_final() && !matches!(event, Event::ActionDone { .. }) {
+            if let Event::Started { reason, .. } = event {
+                self.ran_after_all(step, reason);
+            }
             return;
         }
         if let Event::Started { reason, .. } = &event {
@@ -397,7 +402,7 @@ impl<'a> Coordinator<'a> {
         let output = artifact.digest;
         let key = task.prepared.as_ref().map_or(output, |prepared| prepared.key);
         task.output = Some(artifact);
-        task.job = None;
+        task.unheard = task.job.take().is_some() && !task.ran;
         let record = match self.order.store.lookup(key) {
             Lookup::Hit(record) => record.provenance.seconds,
             _ => 0.0,
@@ -415,6 +420,22 @@ impl<'a> Coordinator<'a> {
         } else {
             Event::Cached { stage, key, output }
         });
+    }
+
+    /// A result that seemed to have been there was a job's: the job says so after its result was seen.
+    fn ran_after_all(&mut self, step: usize, reason: String) {
+        let stage = self.name(step);
+        let task = &mut self.tasks[step];
+        let (true, Some(artifact)) = (std::mem::take(&mut task.unheard), &task.output) else { return };
+        let output = artifact.digest;
+        let key = task.prepared.as_ref().map_or(output, |prepared| prepared.key);
+        if let Lookup::Hit(record) = self.order.store.lookup(key) {
+            task.seconds = record.provenance.seconds;
+        }
+        (task.ran, task.reason) = (true, reason);
+        let seconds = task.seconds;
+        self.board.set(step, StepState::Done);
+        (self.emit)(Event::Done { stage, key, output, seconds });
     }
 
     fn fail(&mut self, step: usize, message: String, help: Option<String>) {
