@@ -58,9 +58,9 @@ INPUTS = {
     "shards": Input(8, "shards", COUNTED, "`shards` of the profile: least number that is worth a job"),
     "array": Input(0, "jobs", COUNTED, "`array` of the profile; 0: as many as there are cards, at most 64"),
     # Operations on names and bytes of a job
-    "ops_shard": Input(18, "ops", MEASURED, OPS + ": of each shard that a job makes, without reading its inputs"),
+    "ops_shard": Input(21, "ops", MEASURED, OPS + ": of each shard that a job makes, without reading its inputs"),
     "ops_whole": Input(60, "ops", MEASURED, OPS + ": of a job, without what the other rows say"),
-    "ops_last": Input(2, "ops", MEASURED, OPS + ": of each shard, in the job that puts an array's result together"),
+    "ops_last": Input(3, "ops", MEASURED, OPS + ": of each shard, in the job that puts an array's result together"),
     "list_entries": Input(320, "entries", COUNTED, "that one getdents64 of 32 KiB returns of names of about 80 bytes"),
     "record": Input(141, "B", MEASURED, OPS + ": of a stage's record per shard"),
     "shard_record": Input(1170, "B", MEASURED, OPS + ": of a shard's record, 46 images"),
