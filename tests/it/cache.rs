@@ -73,7 +73,8 @@ fn damage_in_many_places_is_mended_in_one_run() {
     for stage in 0..3 {
         assert_eq!(object["stages"][stage]["output"], fresh["stages"][stage]["output"], "damage changes no result");
     }
-    assert_eq!(bench.run(["cache", "verify"]).code, Some(0));
+    let outcome = bench.run(["cache", "verify"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn spread(id: &str, mask: &LabelMap, reach: isize) -> ImageMaps {
     ImageMaps { id: id.to_owned(), classes: classes.clone(), cam: Some(cam), high_res }
 }
 
-const ORANDNET: &str = "preset = 'vgg_tiny'\nlr = 0.05\nsteps = 40\nbatch = 2";
+const ORANDNET: &str = "preset = 'vgg_tiny'\nloss = 'with_background'\nlr = 0.05\nsteps = 40\nbatch = 2";
 const IRN: &str = "preset = 'resnet_tiny'\nradius = 4\ncrop = 48\nbatch = 4\nepochs = 10\nlr = 0.005";
 const SEGMENT: &str =
     "preset = 'resnet38_tiny'\ncrop = 32\nbatch = 4\nepochs = 10\nlr = 0.01\nwidths = [8, 8, 16, 16, 16, 16, 32, 16]";
