@@ -323,9 +323,9 @@ impl Transition {
             let inverse = block(&self.inverse_sums, at);
             // What the last block computes beyond its columns is another row's or another strip's, and is not written.
             let kept = BLOCK.min(columns.end - column);
-            finish(centre, &sums, inverse, &mut to[at..at + kept]);
+            write(&mut to[at..], kept, finished(centre, &sums, inverse));
             if PAIRED {
-                finish(centre_other, &sums_other, inverse, &mut to_other[at..at + kept]);
+                write(&mut to_other[at..], kept, finished(centre_other, &sums_other, inverse));
             }
         }
     }
@@ -377,12 +377,17 @@ fn accumulate(
 }
 
 #[inline(always)]
-fn finish(centre: &[f32; BLOCK], sums: &[f32; BLOCK], inverse: &[f32; BLOCK], to: &mut [f32]) {
-    let stepped: [f32; BLOCK] = std::array::from_fn(|lane| centre[lane] + sums[lane] * inverse[lane]);
-    match to.first_chunk_mut() {
-        // Of a known length, it is two vectors.
-        Some(all) => *all = stepped,
-        None => to.copy_from_slice(&stepped[..to.len()]),
+fn finished(centre: &[f32; BLOCK], sums: &[f32; BLOCK], inverse: &[f32; BLOCK]) -> [f32; BLOCK] {
+    std::array::from_fn(|lane| centre[lane] + sums[lane] * inverse[lane])
+}
+
+/// Writes the first `kept` values. All of a block, as it is mostly, are two vectors.
+#[inline(always)]
+fn write(to: &mut [f32], kept: usize, values: [f32; BLOCK]) {
+    if kept == BLOCK {
+        to[..BLOCK].copy_from_slice(&values);
+    } else {
+        to[..kept].copy_from_slice(&values[..kept]);
     }
 }
 
