@@ -399,43 +399,44 @@ impl<'a> Coordinator<'a> {
     fn end(&mut self, step: usize, artifact: Artifact) {
         let stage = self.name(step);
         let task = &mut self.tasks[step];
-        let output = artifact.digest;
-        let key = task.prepared.as_ref().map_or(output, |prepared| prepared.key);
+        let key = task.prepared.as_ref().map_or(artifact.digest, |prepared| prepared.key);
+        self.order.planner.made(artifact.digest);
         task.output = Some(artifact);
         task.unheard = task.job.take().is_some() && !task.ran;
+        self.order.store.used(key);
+        if let Err(error) = self.order.store.set_last(&self.order.plan.pipeline, &stage, key) {
+            (self.emit)(Event::Warning { stage: Some(stage), message: error.to_string() });
+        }
+        self.say_end(step);
+    }
+
+    /// A result that seemed to have been there was a job's: the job says so after its result was seen.
+    fn ran_after_all(&mut self, step: usize, reason: String) {
+        let task = &mut self.tasks[step];
+        if std::mem::take(&mut task.unheard) {
+            (task.ran, task.started, task.reason) = (true, Some(Instant::now()), reason);
+            self.say_end(step);
+        }
+    }
+
+    /// Says of a step that has its result whether it ran for it, and how long.
+    fn say_end(&mut self, step: usize) {
+        let stage = self.name(step);
+        let task = &mut self.tasks[step];
+        let Some(output) = task.output.as_ref().map(|artifact| artifact.digest) else { return };
+        let key = task.prepared.as_ref().map_or(output, |prepared| prepared.key);
         let record = match self.order.store.lookup(key) {
             Lookup::Hit(record) => record.provenance.seconds,
             _ => 0.0,
         };
         task.seconds = task.started.map_or(0.0, |started| started.elapsed().as_secs_f64().max(record));
         let (ran, seconds) = (task.ran, task.seconds);
-        self.order.planner.made(output);
-        self.order.store.used(key);
-        if let Err(error) = self.order.store.set_last(&self.order.plan.pipeline, &stage, key) {
-            (self.emit)(Event::Warning { stage: Some(stage.clone()), message: error.to_string() });
-        }
         self.board.set(step, if ran { StepState::Done } else { StepState::Cached });
         (self.emit)(if ran {
             Event::Done { stage, key, output, seconds }
         } else {
             Event::Cached { stage, key, output }
         });
-    }
-
-    /// A result that seemed to have been there was a job's: the job says so after its result was seen.
-    fn ran_after_all(&mut self, step: usize, reason: String) {
-        let stage = self.name(step);
-        let task = &mut self.tasks[step];
-        let (true, Some(artifact)) = (std::mem::take(&mut task.unheard), &task.output) else { return };
-        let output = artifact.digest;
-        let key = task.prepared.as_ref().map_or(output, |prepared| prepared.key);
-        if let Lookup::Hit(record) = self.order.store.lookup(key) {
-            task.seconds = record.provenance.seconds;
-        }
-        (task.ran, task.reason) = (true, reason);
-        let seconds = task.seconds;
-        self.board.set(step, StepState::Done);
-        (self.emit)(Event::Done { stage, key, output, seconds });
     }
 
     fn fail(&mut self, step: usize, message: String, help: Option<String>) {

@@ -156,7 +156,6 @@ impl Stage for Train {
             fc_width: Some(config.fc_width),
             fc_kernel: Some(config.fc_kernel),
             padding: Some(config.padding),
-            loss: params.loss,
             momentum: Some(params.momentum()),
             ..params
         }
