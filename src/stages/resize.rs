@@ -8,7 +8,7 @@ use super::io;
 use crate::artifact::images::{self, ImageEntry};
 use crate::artifact::masks;
 use crate::digest::Digest;
-use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb};
+use crate::image::resize::{Filter, Nearest, nearest_mask, resize_rgb, scaled_size};
 use crate::image::{LabelMap, codec};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
@@ -86,9 +86,7 @@ fn shrunk(
 /// Returns the size at which the longer side is `max_side`; `None` if it is not longer than that.
 fn smaller(height: usize, width: usize, max_side: usize) -> Option<(usize, usize)> {
     let longest = height.max(width);
-    // Half up; a side of zero pixels would be no image.
-    let side = |side: usize| ((side * max_side + longest / 2) / longest).max(1);
-    (longest > max_side).then(|| (side(height), side(width)))
+    (longest > max_side).then(|| scaled_size(height, width, max_side as f64 / longest as f64))
 }
 
 /// Parameters of `mask.resize`: none.
