@@ -2,39 +2,18 @@
 //! may make it panic, recurse, or take more memory than the limits of variables and sweeps allow.
 #![no_main]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+mod counting;
+
+use counting::{MOST, NOW};
 use libfuzzer_sys::fuzz_target;
 use orandflow::diag::Source;
 use orandflow::pipeline::{self, Texts};
 use orandflow::report::draw;
 use orandflow::stages::catalog;
 use orandflow::{plan, sweep};
-
-/// Counts what is allocated.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed on to the system's allocator; only numbers are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        MOST.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Stands between the texts of an input.
 const BETWEEN: char = '\u{1}';
