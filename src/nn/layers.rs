@@ -8,8 +8,9 @@ use burn::tensor::{Device, Tensor, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::nn::convolution::{convolve, on_cpu};
 use crate::nn::pass::Pass;
-use crate::nn::precision::{factor, matmul, product};
+use crate::nn::precision::{factor, product};
 
 /// How a convolution is built: `ConvSpec::new(3, 64, 7).stride(2).padding(3).build(&device)`.
 #[derive(Clone, Copy, Debug)]
@@ -103,21 +104,24 @@ impl Conv2d {
     pub(super) fn forward_padded(&self, x: Tensor<4>, padding: usize) -> Tensor<4> {
         let options = ConvOptions { padding: [(padding, padding); 2], ..self.options.clone() };
         let bias = self.bias.as_ref().map(|bias| factor(bias.val()));
-        product(module::conv2d(factor(x), factor(self.weight.val()), bias, options))
+        product(convolve(factor(x), factor(self.weight.val()), bias, options))
     }
 
     fn apply(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         let [output, input, height, width] = weight.dims();
         let options = &self.options;
+        let (x, weight) = (factor(x), factor(weight));
         if [height, width] != [1, 1] || options.groups != 1 || options.padding != [(0, 0); 2] {
-            let y = module::conv2d(factor(x), factor(weight), bias.map(factor), options.clone());
-            return product(y);
+            return product(convolve(x, weight, bias.map(factor), options.clone()));
         }
-        // A kernel of one cell is a matrix product; burn-flex 0.22 has no fast path for its gradients.
+        if let Some(y) = on_cpu(&x, &weight, bias.as_ref(), options) {
+            return y;
+        }
+        // A kernel of one cell is a matrix product.
         let [rows, columns] = options.stride;
         let x = if [rows, columns] == [1, 1] { x } else { x.slice(s![.., .., ..;rows, ..;columns]) };
         let [batch, _, height, width] = x.dims();
-        let y = matmul(weight.reshape([1, output, input]), x.reshape([batch, input, height * width]));
+        let y = product(weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width])));
         let y = match bias {
             Some(bias) => y + bias.reshape([1, output, 1]),
             None => y,

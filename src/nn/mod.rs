@@ -5,6 +5,7 @@ pub mod affinity;
 pub mod amn;
 pub mod attribution;
 pub mod cam;
+pub mod convolution;
 pub mod device;
 pub mod forward;
 pub mod init;

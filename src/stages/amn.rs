@@ -194,7 +194,8 @@ impl Stage for Train {
     const SPEC: Spec = Spec {
         name: "amn.train",
         about: "Train AMN: pixels are classified after seeds, knowing the labels of the image",
-        revision: 1,
+        // 2: convolutions and their gradients are added up in another order.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels to train on" },
             Port {
@@ -378,7 +379,8 @@ impl Stage for Cams {
     const SPEC: Spec = Spec {
         name: "amn.cams",
         about: "Make AMN's maps: probabilities of the image's classes, stretched where the seed is not background",
-        revision: 1,
+        // 2: convolutions and their gradients are added up in another order.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },
             Port {

@@ -98,7 +98,8 @@ impl Stage for Export {
         about: "Make class activation maps of labelled images with a trained classifier",
         // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed.
         // 3: attributions of vision transformers are made of ordinary sums again, no longer in PyTorch's order.
-        revision: 3,
+        // 4: convolutions and their gradients are added up in another order.
+        revision: 4,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained classifier" },

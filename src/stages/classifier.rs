@@ -408,7 +408,8 @@ impl Stage for Train {
         name: "classifier.train",
         about: "Train a classifier on image-level labels",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels to train on" },
             Port {

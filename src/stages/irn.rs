@@ -183,7 +183,8 @@ impl Stage for Train {
         name: "irn.train",
         about: "Train IRN to see boundaries between classes",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to train on" },
             Port {
@@ -406,7 +407,8 @@ impl Stage for Propagate {
         name: "irn.propagate",
         about: "Spread maps over each image by a random walk that stops at IRN's boundaries",
         // 2: JPEGs decode to the pixels of libjpeg-turbo, and maps are packed. 3: no NaN on images narrower than 64 pixels.
-        revision: 3,
+        // 4: convolutions and their gradients are added up in another order.
+        revision: 4,
         inputs: &[
             Port {
                 name: "images",

@@ -200,7 +200,8 @@ impl Stage for Train {
         name: "mctformer.train",
         about: "Train an MCTformer on image-level labels",
         // 2: operations of RandAugment that move pixels sample bicubically, as its program asks timm to.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels to train on" },
             Port {
@@ -396,7 +397,8 @@ impl Stage for Cams {
     const SPEC: Spec = Spec {
         name: "mctformer.cams",
         about: "Make MCTformer's maps: attention of class tokens, patch maps, spread by the attention between patches",
-        revision: 1,
+        // 2: convolutions and their gradients are added up in another order.
+        revision: 2,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images with labels" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained MCTformer" },

@@ -133,7 +133,8 @@ impl Stage for Train {
         name: "orandnet.train",
         about: "Train ORANDNet to predict AND maps from OR maps",
         // 2: keeps the loss beside the sizes.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps that go in: OR" },
             Port { name: "target", takes: &[Kind::CamSet], optional: false, about: "maps that should come out: AND" },
@@ -318,7 +319,8 @@ impl Stage for Refine {
         about: "Refine maps with a trained ORANDNet",
         // 2: maps are probabilities where the loss makes them so.
         // 3: maps are packed.
-        revision: 4,
+        // 5: convolutions and their gradients are added up in another order.
+        revision: 5,
         inputs: &[
             Port { name: "input", takes: &[Kind::CamSet], optional: false, about: "maps to refine: OR" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained ORANDNet" },

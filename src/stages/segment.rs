@@ -230,7 +230,8 @@ impl Stage for Train {
         name: "segment.train",
         about: "Train a segmentation network on masks",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to train on" },
             Port {
@@ -445,7 +446,8 @@ impl Stage for Predict {
         name: "segment.predict",
         about: "Segment images with a trained network",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        revision: 2,
+        // 3: convolutions and their gradients are added up in another order.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to segment" },
             Port { name: "weights", takes: &[Kind::Weights], optional: false, about: "a trained segmentation network" },
