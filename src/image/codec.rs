@@ -88,9 +88,10 @@ pub fn encode_mask(mask: &LabelMap) -> Vec<u8> {
     write_png(mask.height(), mask.width(), mask.data(), |encoder| {
         encoder.set_color(ColorType::Indexed);
         encoder.set_palette(PALETTE.as_slice());
-        // Masks are flat: rows mostly repeat the row above, so the difference is zeros and a fast deflate level does.
+        // Masks are flat: rows mostly repeat the row above, so that hardly anything but zeros is left. For these, fdeflate takes a
+        // twentieth of the time that usual levels take, and gives files of 4 to 5 kB where those give 2 to 3.
         encoder.set_filter(Filter::Up);
-        encoder.set_deflate_compression(DeflateCompression::Level(3));
+        encoder.set_deflate_compression(DeflateCompression::FdeflateUltraFast);
     })
 }
 

@@ -126,7 +126,8 @@ impl Stage for DatasetCoco {
     const SPEC: Spec = Spec {
         name: "dataset.coco",
         about: "Images of a split of COCO 2014, or of any data set with a file of instances like its own",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[],
         output: Kind::ImageSet,
         work: Work::PerImage,

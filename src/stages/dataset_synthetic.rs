@@ -83,7 +83,8 @@ impl Stage for DatasetSynthetic {
     const SPEC: Spec = Spec {
         name: "dataset.synthetic",
         about: "Drawn images of textured objects with image-level labels and exact masks",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[],
         output: Kind::ImageSet,
         work: Work::PerImage,

@@ -84,7 +84,8 @@ impl Stage for DatasetVoc {
     const SPEC: Spec = Spec {
         name: "dataset.voc",
         about: "Images of a split of a data set in PASCAL VOC layout, with image-level labels",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[],
         output: Kind::ImageSet,
         work: Work::PerImage,

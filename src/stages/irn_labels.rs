@@ -86,7 +86,8 @@ impl Stage for IrnLabels {
         name: "irn.labels",
         about: "Labels for IRN: sure objects, sure background, and 255 between, from maps and a dense CRF",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        revision: 2,
+        // 3: masks are deflated in another way.
+        revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "the images" },
             Port { name: "cams", takes: &[Kind::CamSet], optional: false, about: "their maps" },

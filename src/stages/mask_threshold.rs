@@ -59,7 +59,8 @@ impl Stage for MaskThreshold {
     const SPEC: Spec = Spec {
         name: "mask.threshold",
         about: "Masks from scores or maps: the largest class score above the background's",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[
             Port { name: "scores", takes: &[Kind::ScoreSet, Kind::CamSet], optional: false, about: "soft maps" },
             Port {

@@ -31,7 +31,8 @@ impl Stage for Images {
     const SPEC: Spec = Spec {
         name: "images.resize",
         about: "Shrink large images, and their ground truth, to a longest side: bicubic with antialiasing, masks by the nearest pixel",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "the images" }],
         output: Kind::ImageSet,
         work: Work::PerImage,
@@ -103,7 +104,8 @@ impl Stage for Masks {
     const SPEC: Spec = Spec {
         name: "mask.resize",
         about: "Bring masks to the size of their images, by the nearest pixel",
-        revision: 1,
+        // 2: masks are deflated in another way.
+        revision: 2,
         inputs: &[
             Port {
                 name: "masks",

@@ -446,7 +446,7 @@ impl Stage for Predict {
         name: "segment.predict",
         about: "Segment images with a trained network",
         // 2: JPEGs decode to the pixels of libjpeg-turbo.
-        // 3: convolutions and their gradients are added up in another order.
+        // 3: convolutions and their gradients are added up in another order, and masks are deflated in another way.
         revision: 3,
         inputs: &[
             Port { name: "images", takes: &[Kind::ImageSet], optional: false, about: "images to segment" },
