@@ -375,17 +375,17 @@ impl<const LANES: usize, const SETS: usize> MeanField<LANES, SETS> {
     }
 }
 
-/// Returns e^x for x <= 0 within 2 units in the last place, and zero below e^-80.
+/// Returns e^x for x <= 0 within 2 units in the last place, and zero below e^-80; what is not a number stays so.
 ///
 /// Plain arithmetic, so that it is vectorised, and gives the same bits on every platform, unlike the system's `expf`. The
 /// polynomial is that of Cephes (`expf.c`, Moshier) on [-ln 2 / 2, ln 2 / 2].
 #[inline(always)]
-fn exp_of_negative(x: f32) -> f32 {
+pub(crate) fn exp_of_negative(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.max(-80.0);
+    let clamped = if x < -80.0 { -80.0 } else { x };
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
     let power = rounded - ROUND;
     let rest = clamped - power * LN_2_HIGH - power * LN_2_LOW;
@@ -412,6 +412,7 @@ mod tests {
         }
         assert_eq!(exp_of_negative(0.0), 1.0);
         assert_eq!(exp_of_negative(f32::MIN), 0.0);
+        assert!(exp_of_negative(f32::NAN).is_nan());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::nn::convolution::{convolve, on_cpu};
+use crate::nn::fused::layer_norm;
 use crate::nn::pass::Pass;
 use crate::nn::precision::{factor, product};
 
@@ -291,7 +292,7 @@ impl LayerNorm {
     /// # Shapes
     /// `[.., C]` to the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        module::layer_norm(x, self.weight.val(), Some(self.bias.val()), self.epsilon)
+        layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }
 

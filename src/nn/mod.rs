@@ -8,6 +8,7 @@ pub mod cam;
 pub mod convolution;
 pub mod device;
 pub mod forward;
+pub mod fused;
 pub mod init;
 pub mod irn;
 pub mod layers;

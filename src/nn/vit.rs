@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::weights::{NamedTensors, Values};
 use crate::image::Maps;
 use crate::image::resize::{Coordinates, interpolate_bilinear};
+use crate::nn::fused::{gelu, softmax};
 use crate::nn::init::{self, Init};
 use crate::nn::layers::{Conv2d, ConvSpec, LayerNorm, Linear, Norm, NormKind, zeros};
 use crate::nn::pass::Pass;
@@ -202,7 +203,7 @@ impl Block {
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let (q, k, v) = (part(0), part(1), part(2));
         let dots = matmul(q.clone(), k.clone().swap_dims(2, 3));
-        let attention = activation::softmax(dots.clone() * (depth as f64).sqrt().recip(), 3);
+        let attention = softmax(dots.clone(), (depth as f32).sqrt().recip());
         let attention = match probe {
             Some(probe) => attention + probe,
             None => attention,
@@ -212,7 +213,7 @@ impl Block {
         let y = self.attn.proj.forward(merged.clone());
         let x1 = x0.clone() + y.clone();
         let n2 = self.norm2.forward(x1.clone());
-        let g = activation::gelu(self.mlp.fc1.forward(n2.clone()));
+        let g = gelu(self.mlp.fc1.forward(n2.clone()));
         let z = self.mlp.fc2.forward(g.clone());
         let x2 = x1.clone() + z.clone();
         (x2, Trace { x0, n1, q, k, v, dots, attention, heads, merged, y, x1, n2, g, z })
@@ -229,7 +230,7 @@ impl Block {
         }
         let (y, attention) = self.attend(self.norm1.forward(x.clone()));
         let x = x + pass.drop_path(y, skipped);
-        let z = self.mlp.fc2.forward(activation::gelu(self.mlp.fc1.forward(self.norm2.forward(x.clone()))));
+        let z = self.mlp.fc2.forward(gelu(self.mlp.fc1.forward(self.norm2.forward(x.clone()))));
         (x + pass.drop_path(z, skipped), attention)
     }
 
@@ -238,8 +239,8 @@ impl Block {
         let depth = width / self.heads;
         let qkv = self.attn.qkv.forward(x).reshape([batch, count, 3, self.heads, depth]).permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
-        let scores = matmul(part(0), part(1).swap_dims(2, 3)) * (depth as f64).sqrt().recip();
-        let attention = activation::softmax(scores, 3);
+        let dots = matmul(part(0), part(1).swap_dims(2, 3));
+        let attention = softmax(dots, (depth as f32).sqrt().recip());
         (self.attn.proj.forward(merge(matmul(attention.clone(), part(2)))), attention)
     }
 }

@@ -71,6 +71,28 @@ def features(network, x, detach):
 
 
 @functools.cache
+def convolution_parts(batch, inputs, outputs, height, width):
+    import torch
+
+    x = torch.randn(batch, inputs, height, width, device=DEVICE, requires_grad=True)
+    return x, torch.randn(outputs, inputs, 3, 3, device=DEVICE, requires_grad=True)
+
+
+def convolution(batch, inputs, outputs, height, width, stride, dilation):
+    import torch.nn.functional as F
+
+    x, weight = convolution_parts(batch, inputs, outputs, height, width)
+
+    def work():
+        x.grad = weight.grad = None
+        with products():
+            y = F.conv2d(x, weight, stride=stride, padding=dilation, dilation=dilation)
+        (y * y).mean().backward()
+
+    return seconds(work)
+
+
+@functools.cache
 def resnet_step_parts(batch, side):
     import torch
     import torch.nn.functional as F

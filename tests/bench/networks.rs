@@ -23,11 +23,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData, module};
 use orandflow::data::augment::{Augmentation, Scale};
 use orandflow::image::resize::Filter;
 use orandflow::image::{LabelMap, Rgb, codec};
 use orandflow::nn::cam::{self, Views};
+use orandflow::nn::convolution::convolve;
 use orandflow::nn::loss::multilabel_soft_margin;
 use orandflow::nn::mctformer::{self, MctFormer, Version};
 use orandflow::nn::optim::{Group, Optimizer, Rule};
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
         "| work, {threads} threads, device {name}, {word} | ours, s | PyTorch, s | ours / PyTorch |\n|---|---|---|---|"
     );
     loader(&mut bench);
+    convolutions(&mut bench);
     resnet_export(&mut bench);
     orandnet(&mut bench);
     resnet_step(&mut bench);
@@ -198,6 +201,38 @@ fn loader(bench: &mut Bench) {
             std::hint::black_box(cam::batch(batch.iter(), &device::named("cpu").expect("always there")));
         }
     });
+}
+
+/// Convolutions with their gradients: of VGG16 in ORANDNet, of ResNet-38, ResNet-50 and the small networks of the demo; ours, and on
+/// the CPU burn's.
+fn convolutions(bench: &mut Bench) {
+    for ([batch, input, output], [height, width], stride, dilation) in [
+        ([1, 64, 64], [538, 700], 1, 1),
+        ([1, 256, 256], [135, 175], 1, 1),
+        ([2, 512, 1024], [41, 41], 1, 4),
+        ([4, 128, 128], [81, 81], 2, 1),
+        ([8, 24, 24], [80, 80], 1, 1),
+    ] {
+        let size =
+            format!("{input} to {output} channels, {batch} x {height} x {width}, stride {stride}, dilation {dilation}");
+        let name = format!("convolution, {size}");
+        if !bench.wants(&name) {
+            continue;
+        }
+        let (x, weight) = (bench.batches([batch, input, height, width])(), bench.batches([output, input, 3, 3])());
+        let (x, weight) = (x.require_grad(), weight.require_grad());
+        let options = ConvOptions::new([stride; 2], [dilation; 2], [dilation; 2], 1);
+        let device = bench.device.clone();
+        let both = |y: Tensor<4>| {
+            std::hint::black_box((y.clone() * y).mean().backward());
+            device.sync().expect("the device works");
+        };
+        let request = format!("convolution {batch} {input} {output} {height} {width} {stride} {dilation}");
+        bench.row(&name, &request, || both(convolve(x.clone(), weight.clone(), None, options.clone())));
+        bench.row(&format!("the same by burn, {size}"), &request, || {
+            both(module::conv2d(x.clone(), weight.clone(), None, options.clone()));
+        });
+    }
 }
 
 fn resnet_export(bench: &mut Bench) {
