@@ -4,20 +4,21 @@
     python3 docs/benchmarks/upstream.py PROGRAM [--irn DIR] [--amn DIR] [--mctformer DIR] [--mctformer-plus DIR] [--orandnet DIR]
         [--outputs PHOTOGRAPH ...] [--only NETWORK] [--seed N]
 
-Without `--outputs` it takes weights through orandflow and back: random ones are saved by PyTorch, imported (`weights.import`), exported
-(`export --format pth`), and loaded by the same code with `load_state_dict(strict=True)` from what `torch.load(weights_only=True)` reads.
-Every tensor must be what it was. PROGRAM is any build then; `--no-default-features` will do.
+Without `--outputs` it takes weights through orandflow and back: random ones are saved by PyTorch, imported (`weights.import`),
+exported (`export --format pth`), and loaded by the same code with `load_state_dict(strict=True)` from what
+`torch.load(weights_only=True)` reads. Every tensor must be what it was. PROGRAM is any build then; `--no-default-features` will do.
 
-With `--outputs` the same weights and photographs go to `op forward` and to the program's own code, and a table of relative distances
-(L2) is printed. 1e-4 is allowed, for attributions in f32 1e-2; what is larger is bold.
+With `--outputs` the same weights and photographs go to `op forward` and to the program's own code, and a table of relative
+distances (L2) is printed. 1e-4 is allowed, for attributions in f32 1e-2; what is larger is bold.
 
-Each DIR is a checkout: jiwoon-ahn/irn, gaviotas/AMN (branch voc12), xulianuwa/MCTformer at c5db727 (V1 and V2) and at its newest commit
-(Plus, and ResNet-38 in `seg`), engineerJPark/ORANDNet. Those that are not named are left out. PyTorch, torchvision and timm must be
+Each DIR is a checkout: jiwoon-ahn/irn, gaviotas/AMN (branch voc12), xulianuwa/MCTformer at c5db727 (V1 and V2) and at its newest
+commit (Plus, and ResNet-38 in `seg`), engineerJPark/ORANDNet. Those that are not named are left out. PyTorch, torchvision and timm must be
 there, for outputs einops, numpy, Pillow and safetensors, too; what the checkouts import besides, and what they lack themselves
 (`network.adl`), is replaced by an empty stand-in, as the networks need none of it. The exit code is 1 where something differs.
 """
 import argparse
 import contextlib
+import gc
 import io
 import pathlib
 import subprocess
@@ -61,7 +62,7 @@ def stand_ins():
 
 
 def build(name, folder, size=None):
-    """Builds a network by the code of its own program; with a size, the class that infers, and the ViT for this height and width."""
+    """Builds a network by its own program's code; with a size, the class that infers, and the ViT for that height and width."""
     sys.path.insert(0, str(folder))
     stand_ins()
     arguments = argparse.Namespace(num_classes=20)
@@ -209,6 +210,9 @@ def outputs(name, folder, path, program, seed, photographs):
             numpy.save(file, x[0])
         x = torch.from_numpy(x.copy())
         if network is None or name == "orandnet-vit":
+            # Layers keep what they propagate, in circles.
+            network = wanted = first = None
+            gc.collect()
             with contextlib.redirect_stdout(io.StringIO()):
                 network = build(name, folder, (height, width))
                 network.eval()

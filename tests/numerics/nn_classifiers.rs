@@ -167,8 +167,8 @@ fn vit_base_agrees_with_the_reference_program() {
     close(&values(logits), &arrays["logits"].data, TOLERANCE);
     // In f32 this network's relevances have one digit only: PyTorch's own results in f32 and f64 differ by 0.4 (relative L2), and
     // its f32 runs on other instruction sets are up to 0.17 off the reference (docs/results.md). Ours were 0.0098 and 0.0018 off
-    // when this was written, and would be others on another processor. So this bound only catches gross errors and is no parity, which
-    // the test below shows in f64.
+    // when this was written, and would be others on another processor. So this bound only catches gross errors and is no parity,
+    // which the test below shows in f64.
     let found = values(Explainer::new(network).attribute(x, &[8, 14], Attribution::Relevance));
     let want = &arrays["attribution"].data;
     let half = found.len() / 2;
@@ -187,7 +187,7 @@ fn vit_base_has_pytorchs_relevances_in_f64() {
     options.set("class", "14").expect("an option");
     options.set("precision", "f64").expect("an option");
     let found = forward::run(&options, tensors, &Input::Image(image), &cpu()).expect("weights and image fit");
-    // Made by `attribution.py` beside it. Both compute in f64 and round to f32, half a unit in the last place, 6e-8; f32 is 0.4 off.
+    // Made by `attribution.py` beside it. Both compute in f64 and round to f32, by up to 6e-8 of a value; f32 is 0.4 off.
     let want = Fixture::new(include_bytes!("../fixtures/attribution.safetensors")).f64s("relevance.14");
     close(&found["attribution"].data, &want, 1e-6);
 }

@@ -58,8 +58,8 @@ fn tracked<const D: usize>(x: &Tensor<D>) -> Option<Tracked> {
     x.clone().try_into_primitive::<Autodiff<Flex>>().ok()
 }
 
-/// Returns the sizes, or `None` for what is left to burn. That is patches side by side, too: a transformer has one such product, under a
-/// hundredth of its work, and its relevances hang on the order of these sums (docs/results.md, where they are beside the reference's).
+/// Returns the sizes, or `None` for what is left to burn. That is patches side by side, too: a transformer has one such product,
+/// under a hundredth of its work, and its relevances hang on the order of these sums (docs/results.md).
 fn geometry(x: &[usize], weight: &[usize], dtype: DType, options: &ConvOptions<2>) -> Option<Geometry> {
     let (&[batch, input, height, width], &[output, channels, ky, kx]) = (x, weight) else { return None };
     let padding = options.padding.map(|(before, _)| before);
