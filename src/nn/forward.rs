@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
-use serde::Serialize;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::architecture::Architecture;
@@ -90,7 +90,7 @@ impl Arch {
         match self {
             Self::Resnet50Cam | Self::OrandNet | Self::Resnet38Seg => &[],
             Self::Resnet50Amn => &["labels"],
-            Self::VitBase => &["class", "attribution"],
+            Self::VitBase => &["class", "attribution", "precision"],
             Self::MctFormer(_) => &["layers", "fuse"],
             Self::Irn => &["pad_to"],
         }
@@ -126,7 +126,7 @@ impl Options {
     /// If the network has none of this name; sizes are checked by [`run`].
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let known = self.arch.options();
-        let ours = ["labels", "class", "attribution", "layers", "fuse", "pad_to"];
+        let ours = ["labels", "class", "attribution", "precision", "layers", "fuse", "pad_to"];
         if ours.contains(&name) && !known.contains(&name) {
             return Err(format!("`{name}` is not an option of this network"));
         }
@@ -276,6 +276,16 @@ fn resnet50_amn(
     Ok(())
 }
 
+/// In which numbers a network computes; outputs are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Numbers {
+    #[default]
+    F32,
+    /// Relevances divide by sums that nearly cancel: in f32 their digits are those of the roundings (docs/results.md).
+    F64,
+}
+
 /// The image may have any size whose patches are as many as the weights have places.
 fn vit_base(
     options: &Options,
@@ -296,8 +306,11 @@ fn vit_base(
              {patch} pixels"
         ));
     }
-    let network = load(VitCam::with_places(&config, rows * columns, classes, 0, device), tensors)?;
-    let x = pixels(image, device);
+    let mut network = load(VitCam::with_places(&config, rows * columns, classes, 0, device), tensors)?;
+    let mut x = pixels(image, device);
+    if options.get::<Numbers>("precision")?.unwrap_or_default() == Numbers::F64 {
+        (network, x) = (params::in_f64(network), x.cast(DType::F64));
+    }
     outputs.tensor("logits", network.logits(x.clone(), &Pass::inference()));
     let Some(class) = options.get::<u8>("class")? else { return Ok(()) };
     if usize::from(class) >= classes {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Gradients, Tensor, TensorData};
 
 use crate::artifact::weights::{NamedTensors, Values};
 
@@ -201,6 +201,17 @@ pub fn set_trainable<M: Module>(module: M, trains: impl Fn(&str) -> bool) -> M {
         }
     }
     module.map(&mut Mapper(Path::default(), trains))
+}
+
+/// Returns a network with f64 parameters, which computes in f64 when its input is f64, too.
+pub fn in_f64<M: Module>(module: M) -> M {
+    struct Mapper;
+    impl ModuleMapper for Mapper {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(DType::F64))
+        }
+    }
+    module.map(&mut Mapper)
 }
 
 /// Returns a tensor with new values in the place of `old`: same device, same part in training.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use orandflow::artifact::weights::{NamedTensors, Values};
 use orandflow::image::normalise::normalise;
@@ -10,6 +10,7 @@ use orandflow::image::resize::Filter;
 use orandflow::image::{Maps, codec};
 use orandflow::nn::attribution::{Attribution, Explainer};
 use orandflow::nn::cam::{self, Views};
+use orandflow::nn::forward::{self, Arch, Input, Options};
 use orandflow::nn::layers::NormKind;
 use orandflow::nn::loss::multilabel_soft_margin;
 use orandflow::nn::optim::{Group, Optimizer, Rule, Schedule};
@@ -133,19 +134,10 @@ fn three_training_steps_with_batch_norm_agree_with_pytorch() {
     }
 }
 
-/// Casts every tensor to f64.
-struct Double;
-
-impl ModuleMapper for Double {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.cast(DType::F64))
-    }
-}
-
 #[test]
 fn vit_attributions_agree_with_pytorch_in_f64() {
     let config = vit::Config { image: 32, patch: 8, width: 32, depth: 3, heads: 4, stem: Stem::Patch };
-    let network = drawn(VitCam::new(&config, 5, 0, &cpu())).map(&mut Double);
+    let network = params::in_f64(drawn(VitCam::new(&config, 5, 0, &cpu())));
     let pixels = normalise(&drawn_image(32, 32, 5));
     let x = cam::batch([&pixels, &pixels].into_iter(), &cpu()).cast(DType::F64);
     let logits = network.logits(x.clone().narrow(0, 0, 1), &Pass::inference());
@@ -175,8 +167,8 @@ fn vit_base_agrees_with_the_reference_program() {
     close(&values(logits), &arrays["logits"].data, TOLERANCE);
     // In f32 this network's relevances have one digit only: PyTorch's own results in f32 and f64 differ by 0.4 (relative L2), and
     // its f32 runs on other instruction sets are up to 0.17 off the reference (docs/results.md). Ours were 0.0098 and 0.0018 off
-    // when this was written, and would be others on another processor. So this bound only catches gross errors and is no parity. The
-    // test above compares a small network in f64.
+    // when this was written, and would be others on another processor. So this bound only catches gross errors and is no parity,
+    // which the test below shows in f64.
     let found = values(Explainer::new(network).attribute(x, &[8, 14], Attribution::Relevance));
     let want = &arrays["attribution"].data;
     let half = found.len() / 2;
@@ -184,6 +176,20 @@ fn vit_base_agrees_with_the_reference_program() {
         println!("relevances of class {class}: {:.4} from the reference", relative_l2(found, want));
     }
     close(&found, want, 0.2);
+}
+
+#[test]
+fn vit_base_has_pytorchs_relevances_in_f64() {
+    let Some(tensors) = weights("vit_base") else { return };
+    let Some(path) = shared("reference/vit_input.png") else { return };
+    let image = codec::decode_rgb(&std::fs::read(path).expect("readable")).expect("a PNG");
+    let mut options = Options::new(Arch::VitBase);
+    options.set("class", "14").expect("an option");
+    options.set("precision", "f64").expect("an option");
+    let found = forward::run(&options, tensors, &Input::Image(image), &cpu()).expect("weights and image fit");
+    // Made by `attribution.py` beside it. Both compute in f64 and round to f32, by up to 6e-8 of a value; f32 is 0.4 off.
+    let want = Fixture::new(include_bytes!("../fixtures/attribution.safetensors")).f64s("relevance.14");
+    close(&found["attribution"].data, &want, 1e-6);
 }
 
 #[test]

@@ -41,7 +41,8 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_name = "WORD")]
     fuse: Option<String>,
 
-    /// Put a value in place of one of the network's sizes or options, such as `attribution=gradient_rollout`
+    /// Put a value in place of one of the network's sizes or options, such as `attribution=gradient_rollout` or `precision=f64`
+    /// of `vit_base`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
 

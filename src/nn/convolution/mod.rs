@@ -58,13 +58,15 @@ fn tracked<const D: usize>(x: &Tensor<D>) -> Option<Tracked> {
     x.clone().try_into_primitive::<Autodiff<Flex>>().ok()
 }
 
-/// Returns the sizes, or `None` for what is left to burn.
+/// Returns the sizes, or `None` for what is left to burn. That is patches side by side, too: a transformer has one such product,
+/// under a hundredth of its work, and its relevances hang on the order of these sums (docs/results.md).
 fn geometry(x: &[usize], weight: &[usize], dtype: DType, options: &ConvOptions<2>) -> Option<Geometry> {
     let (&[batch, input, height, width], &[output, channels, ky, kx]) = (x, weight) else { return None };
     let padding = options.padding.map(|(before, _)| before);
     let even = options.padding.iter().all(|(before, after)| before == after);
     let something = [batch, input, output, ky, kx].iter().all(|size| *size > 0);
-    if dtype != DType::F32 || options.groups != 1 || !even || channels != input || !something {
+    let patches = [ky, kx] == options.stride && ky * kx > 1 && padding == [0, 0];
+    if dtype != DType::F32 || options.groups != 1 || !even || channels != input || !something || patches {
         return None;
     }
     let geometry = Geometry {
