@@ -1,6 +1,7 @@
 //! `orandnet.train` and `orandnet.refine`: ORANDNet learns to predict the AND of two CAM sets from their OR, and refines the OR
 //! (SPEC 6).
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -8,8 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, stride4};
 use crate::artifact::weights::NamedTensors;
+use crate::image::large;
+use crate::image::resize::{Coordinates, interpolate_bilinear, shrink_maps};
 use crate::kind::Kind;
 use crate::nn::init::{self, Init};
 use crate::nn::optim::{Group, Optimizer, Schedule};
@@ -28,7 +31,7 @@ use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Preset {
-    /// The paper's FCN-8s over VGG16: 134 million parameters, maps of 100 to 639 pixels
+    /// The paper's FCN-8s over VGG16: 134 million parameters
     #[default]
     Vgg16,
     /// The same in small: 80 thousand parameters, maps of any size, for a CPU
@@ -302,6 +305,11 @@ pub(super) struct RefineParams {
     /// the network was trained with: `relu` (`class_softmax`), `softmax` (`with_background`), `sigmoid` (`per_pixel_bce`)
     #[serde(default)]
     activation: Option<Activation>,
+    /// Maps of more pixels are shrunk to so many before the network sees them, and enlarged again: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -330,6 +338,10 @@ impl Stage for Refine {
         seeded: false,
     };
 
+    fn check(params: &RefineParams) -> Result<(), StageError> {
+        training::at_least_one("max_pixels", params.max_pixels)
+    }
+
     fn meta(_params: &RefineParams, inputs: &Inputs) -> Result<Value, StageError> {
         let config = saved(inputs)?.sizes;
         config.check().map_err(|(name, message)| StageError::data(format!("the weights' `{name}`: {message}")))?;
@@ -353,8 +365,15 @@ impl Stage for Refine {
         let refine = |image: &ImageMaps| {
             ctx.check_cancelled()?;
             let maps = &image.high_res;
-            config.check_size(maps.height(), maps.width()).map_err(|error| too_small(&image.id, &error))?;
-            let refined = refiner.refine_image(image, activation, &device);
+            let own = (maps.height(), maps.width());
+            let (height, width) = large::size_within(own.0, own.1, params.max_pixels);
+            config.check_size(height, width).map_err(|error| too_small(&image.id, &error))?;
+            let small =
+                if (height, width) == own { Cow::Borrowed(maps) } else { Cow::Owned(shrink_maps(maps, height, width)) };
+            let high_res = large::enlarged(refiner.refine(&small, activation, &device), own.0, own.1);
+            // SPEC 6.3: those at stride 4 are made of those at full size.
+            let cam = interpolate_bilinear(&high_res, stride4(own.0), stride4(own.1), Coordinates::HalfPixel);
+            let refined = ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res };
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
             Ok(refined)
         };
