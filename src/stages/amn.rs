@@ -10,7 +10,7 @@ use super::classifier::resnet_names;
 use super::shelf::Shelf;
 use super::{io, training};
 use crate::artifact::images::ClassList;
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::data::augment::{Augmentation, Sample, Scale};
 use crate::image::resize::{Nearest, nearest_mask};
 use crate::image::{LabelMap, Maps, large};
@@ -440,10 +440,10 @@ impl Stage for Cams {
                 found.at_size(entry.height, entry.width)
             };
             let (id, classes) = (entry.id.clone(), entry.labels.clone());
-            made.push(ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res });
+            made.push(PackedMaps::new(&ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res }));
             ctx.progress(made.len(), images.len(), "images");
         }
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

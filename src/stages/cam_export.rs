@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::classifier::{RESNET, VIT};
 use crate::artifact::images::{ClassList, ImageEntry};
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
 use crate::image::normalise::normalise;
 use crate::image::resize::{Coordinates, Filter, interpolate_bilinear};
@@ -151,15 +151,16 @@ impl Stage for Export {
         io::ahead(groups(&images, params), load, |group| {
             ctx.check_cancelled()?;
             let maps = room::halving(&group, "images", &|text| ctx.warn(text), &mut |images| maker(images))?;
-            made.extend(group.iter().zip(maps).map(|((entry, _), maps)| {
+            let group: Vec<_> = group.into_iter().zip(maps).collect();
+            made.par_extend(group.into_par_iter().map(|((entry, _), maps)| {
                 let maps = maps.at_size(entry.height, entry.width);
                 let (id, classes) = (entry.id.clone(), entry.labels.clone());
-                ImageMaps { id, classes, cam: Some(maps.cam), high_res: maps.high_res }
+                PackedMaps::new(&ImageMaps { id, classes, cam: Some(maps.cam), high_res: maps.high_res })
             }));
             ctx.progress(made.len(), images.len(), "images");
             Ok(())
         })?;
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::images::ImageEntry;
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
 use crate::data::augment::{Augmentation, Scale};
 use crate::image::normalise::normalise;
@@ -458,7 +458,7 @@ impl Stage for Propagate {
         let done = AtomicUsize::new(0);
         let propagate = |entry: &ImageEntry| {
             ctx.check_cancelled()?;
-            let maps = io::of_image(&cams, &entry.id, "cams")?;
+            let maps = cams.get(&entry.id)?;
             let scores = if maps.classes.is_empty() {
                 Maps::zeros(0, entry.height, entry.width)
             } else {
@@ -467,7 +467,7 @@ impl Stage for Propagate {
                 let (height, width) = (image.height(), image.width());
                 let (edge, _) = network.infer(&normalise(&image), params.pad_to, &device);
                 let of_image = |error| StageError::data(format!("image `{}`: {error}", entry.id));
-                let mut start = start(maps);
+                let mut start = start(&maps);
                 // Maps that are not those of this image stay as they are, so that the walk refuses them.
                 if (height, width) != (entry.height, entry.width)
                     && (start.height(), start.width()) == (stride4(entry.height), stride4(entry.width))
@@ -480,7 +480,8 @@ impl Stage for Propagate {
                 large::enlarged(scores, entry.height, entry.width)
             };
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
-            Ok(ImageMaps { id: entry.id.clone(), classes: maps.classes.clone(), cam: None, high_res: scores })
+            let classes = maps.classes;
+            Ok(PackedMaps::new(&ImageMaps { id: entry.id.clone(), classes, cam: None, high_res: scores }))
         };
         let pixels = |entry: &ImageEntry| {
             let (height, width) = large::size_within(entry.height, entry.width, params.max_pixels);

@@ -128,7 +128,7 @@ impl Stage for IrnLabels {
             }
         }
         if params.max_pixels == 0 {
-            return Err(StageError::parameter("max_pixels", "an image has at least one pixel"));
+            return Err(StageError::parameter("max_pixels", "`max_pixels` is 0, but must be at least 1"));
         }
         Ok(())
     }
@@ -145,8 +145,8 @@ impl Stage for IrnLabels {
         let (max_pixels, params) = (params.max_pixels, params.of_image());
         let labels = io::in_order(images.par_iter().map(|entry| {
             ctx.check_cancelled()?;
-            let maps = io::of_image(&cams, &entry.id, "cams")?;
-            io::check_maps(maps, (entry.height, entry.width), class_count)?;
+            let maps = cams.get(&entry.id)?;
+            io::check_maps(&maps, (entry.height, entry.width), class_count)?;
             let image = io::pixels(ctx, entry)?;
             let image = large::shrunk(&image, max_pixels);
             let (height, width) = (image.height(), image.width());

@@ -9,7 +9,7 @@ use super::cam_export::{self, Resampling};
 use super::training::Every;
 use super::{io, training};
 use crate::artifact::images::{ClassList, ImageEntry};
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::data::crop_resize::CropResize;
 use crate::data::rand_augment::RandAugment;
 use crate::image::resize::scaled_size;
@@ -474,11 +474,11 @@ impl Stage for Cams {
                 let found = mct_maps::maps(&network, &image, &entry.labels, recipe, &views, &device);
                 let found = found.at_size(entry.height, entry.width);
                 let (id, classes) = (entry.id.clone(), entry.labels.clone());
-                Ok(ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res })
+                Ok(PackedMaps::new(&ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res }))
             },
         )?;
         ctx.progress(made.len(), images.len(), "images");
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -1,7 +1,6 @@
 //! `orandnet.train` and `orandnet.refine`: ORANDNet learns to predict the AND of two CAM sets from their OR, and refines the OR
 //! (SPEC 6).
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -9,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::artifact::weights::NamedTensors;
 use crate::image::large;
 use crate::image::resize::{Coordinates, interpolate_bilinear, shrink_maps};
@@ -360,26 +359,23 @@ impl Stage for Refine {
         // Its frames are kept for this shard alone, as there may be one for each size.
         let refiner = Refiner::new(&network);
         let images = io::maps(ctx, "input")?;
-        let images: Vec<ImageMaps> = images.into_values().collect();
+        let ids: Vec<String> = images.ids().cloned().collect();
         let done = AtomicUsize::new(0);
-        let refine = |image: &ImageMaps| {
+        let refine = |id: &String| {
             ctx.check_cancelled()?;
-            let maps = &image.high_res;
+            let ImageMaps { id, classes, high_res: maps, .. } = images.get(id)?;
             let own = (maps.height(), maps.width());
             let (height, width) = large::size_within(own.0, own.1, params.max_pixels);
-            config.check_size(height, width).map_err(|error| too_small(&image.id, &error))?;
-            let small =
-                if (height, width) == own { Cow::Borrowed(maps) } else { Cow::Owned(shrink_maps(maps, height, width)) };
+            config.check_size(height, width).map_err(|error| too_small(&id, &error))?;
+            let small = if (height, width) == own { maps } else { shrink_maps(&maps, height, width) };
             let high_res = large::enlarged(refiner.refine(&small, activation, &device), own.0, own.1);
             // SPEC 6.3: those at stride 4 are made of those at full size.
             let cam = interpolate_bilinear(&high_res, stride4(own.0), stride4(own.1), Coordinates::HalfPixel);
-            let refined = ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res };
-            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
-            Ok(refined)
+            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, ids.len(), "images");
+            Ok(PackedMaps::new(&ImageMaps { id, classes, cam: Some(cam), high_res }))
         };
-        let pixels = |image: &ImageMaps| image.high_res.height() * image.high_res.width();
-        let refined = training::spread(ctx, &images, pixels, refine)?;
-        Ok(Output::shard(images.iter().map(|image| image.id.clone()).collect(), maps::encode(&refined)))
+        let refined = training::spread(ctx, &ids, |id| images.pixels(id), refine)?;
+        Ok(Output::shard(ids, maps::encode(&refined)))
     }
 }
 
