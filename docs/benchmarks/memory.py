@@ -6,12 +6,14 @@
 Networks have their full width, and weights that one step on one small image has made of the seed: memory does not hang on what they
 have learned. Each stage runs in a process of its own, whose peak the kernel counts, as `orandflow show` tells of it too; what it reads
 is in the cache by then. No process may take more than `--limit` GiB of addresses, so that one that would take all memory fails instead.
-Photographs, maps and the cache, 2 GB, lie in FOLDER; what is there already is taken as it is.
+Photographs, maps and the cache, 2 GB, lie in FOLDER. The cache is emptied first; with `--stages` it is kept, for one row after another
+to be measured, and what is in it already takes no memory.
 """
 import argparse
 import os
 import pathlib
 import resource
+import shutil
 import time
 
 import numpy as np
@@ -202,6 +204,8 @@ def main():
     if not (arguments.folder / "large.csv").exists():
         draw(arguments.folder, arguments.classes)
     (arguments.folder / "pipeline.toml").write_text(pipeline())
+    if not arguments.stages:
+        shutil.rmtree(arguments.folder / "cache", ignore_errors=True)
     for stage in [line[8:-1] for line in PREPARED.splitlines() if line.startswith("[stages.")]:
         code, _, _ = run(program, arguments.folder, stage, arguments.limit)
         if code != 0:
