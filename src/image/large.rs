@@ -21,15 +21,13 @@ pub fn size_within(height: usize, width: usize, max_pixels: usize) -> (usize, us
     if height * width <= max_pixels {
         return (height, width);
     }
-    let longest = height.max(width) as f64;
-    let at = |side: usize| scaled_size(height, width, side as f64 / longest);
-    // By rounding the first guess may be one too few or too many, and for a strip of a few rows more than that.
-    let guess = (longest * (max_pixels as f64 / (height * width) as f64).sqrt()) as usize + 1;
+    let longest = height.max(width);
+    let at = |side: usize| scaled_size(height, width, side as f64 / longest as f64);
     let fits = |&side: &usize| {
         let (height, width) = at(side);
         height * width <= max_pixels
     };
-    at((1..=guess).rev().find(fits).unwrap_or(1))
+    at((1..longest).rev().find(fits).unwrap_or(1))
 }
 
 /// Returns an image with no more than `max_pixels`, made smaller by Pillow's bicubic filter with antialiasing where it has more.
