@@ -217,7 +217,7 @@ fn set(shop: &Shop) -> Set {
     let masks = shop.per_image(Kind::MaskSet, pairs.collect(), |masks| masks::encode(&masks));
     let maps = |reach: isize| {
         let maps = drawn.iter().map(|(id, _, mask)| (id.clone(), spread(id, mask, reach)));
-        shop.per_image(Kind::CamSet, maps.collect(), |maps| packed(maps))
+        shop.per_image(Kind::CamSet, maps.collect(), packed)
     };
     let (or, and) = (maps(4), maps(-1));
     Set { images, masks, or, and }
@@ -575,7 +575,7 @@ fn shrunk(shop: &Shop, set: &Set) -> Set {
             let cam = image.cam.map(|cam| shrink_maps(&cam, stride4(SMALL), stride4(SMALL)));
             (image.id.clone(), ImageMaps { cam, high_res: shrink_maps(&image.high_res, SMALL, SMALL), ..image })
         });
-        shop.per_image(Kind::CamSet, maps.collect(), |maps| packed(maps))
+        shop.per_image(Kind::CamSet, maps.collect(), packed)
     };
     Set {
         images: shop.per_image(Kind::ImageSet, entries, |entries| images::encode(&entries)),
