@@ -30,38 +30,79 @@ pub fn stride4(n: usize) -> usize {
     (n - 1) / 4 + 1
 }
 
+/// The maps of one image as they lie in a shard: a tenth of [`ImageMaps`] or less, so that a stage keeps these of all its images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedMaps {
+    id: String,
+    classes: Vec<u8>,
+    cam: Option<Vec<u8>>,
+    high_res: Vec<u8>,
+}
+
+impl PackedMaps {
+    /// Packs the maps of an image.
+    pub fn new(image: &ImageMaps) -> Self {
+        let (cam, high_res) = (image.cam.as_ref().map(packed::pack), packed::pack(&image.high_res));
+        Self { id: image.id.clone(), classes: image.classes.clone(), cam, high_res }
+    }
+
+    /// Returns the image id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 /// Encodes a shard.
-pub fn encode(images: &[ImageMaps]) -> Vec<u8> {
-    let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+pub fn encode(images: &[PackedMaps]) -> Vec<u8> {
+    let mut parts: Vec<(String, &[u8])> = Vec::new();
     for image in images {
-        parts.push((format!("{}/classes", image.id), Dtype::U8, vec![image.classes.len()], image.classes.clone()));
-        for (name, maps) in [("high_res", Some(&image.high_res)), ("cam", image.cam.as_ref())] {
-            let Some(maps) = maps else { continue };
-            let bytes = packed::pack(maps);
-            parts.push((format!("{}/{name}", image.id), Dtype::U8, vec![bytes.len()], bytes));
+        parts.push((format!("{}/classes", image.id), &image.classes));
+        parts.push((format!("{}/high_res", image.id), &image.high_res));
+        if let Some(cam) = &image.cam {
+            parts.push((format!("{}/cam", image.id), cam));
         }
     }
-    let views = parts.iter().map(|(name, dtype, shape, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).expect("the bytes fit the shape");
+    let views = parts.iter().map(|(name, bytes)| {
+        let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes).expect("the bytes fit the shape");
         (name.as_str(), view)
     });
     safetensors::serialize(views, None).expect("the tensors can be laid out")
 }
 
+/// Returns the ids of the images in a shard, sorted; an error says what is wrong with the bytes.
+pub fn ids(bytes: &[u8]) -> Result<Vec<String>, String> {
+    Ok(ids_of(&opened(bytes)?).into_iter().map(str::to_owned).collect())
+}
+
 /// Decodes a shard, in order of ids; an error says what is wrong with the bytes.
 pub fn decode(bytes: &[u8]) -> Result<Vec<ImageMaps>, String> {
-    let file =
-        SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of maps cannot be read: {error}"))?;
-    let mut ids: Vec<&str> = file.names().into_iter().filter_map(|name| name.strip_suffix("/classes")).collect();
-    ids.sort_unstable();
-    ids.into_iter().map(|id| image(&file, id)).collect()
+    let file = opened(bytes)?;
+    ids_of(&file).into_iter().map(|id| image(&file, id)).collect()
 }
 
 /// Decodes one image of a shard; an error says what is wrong with the bytes.
 pub fn decode_one(bytes: &[u8], id: &str) -> Result<ImageMaps, String> {
-    let file =
-        SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of maps cannot be read: {error}"))?;
-    image(&file, id)
+    image(&opened(bytes)?, id)
+}
+
+/// Returns height and width of the maps of one image of a shard without unpacking them; `None` where the bytes do not say.
+pub fn size(bytes: &[u8], id: &str) -> Option<[usize; 2]> {
+    let file = opened(bytes).ok()?;
+    let view = any_tensor(&file, id, "high_res").ok()?;
+    match (view.dtype(), view.shape()) {
+        (Dtype::F16, &[_, height, width]) => Some([height, width]),
+        _ => packed::size(view.data()),
+    }
+}
+
+fn opened(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
+    SafeTensors::deserialize(bytes).map_err(|error| format!("this shard of maps cannot be read: {error}"))
+}
+
+fn ids_of<'file>(file: &'file SafeTensors<'_>) -> Vec<&'file str> {
+    let mut ids: Vec<&str> = file.names().into_iter().filter_map(|name| name.strip_suffix("/classes")).collect();
+    ids.sort_unstable();
+    ids
 }
 
 fn image(file: &SafeTensors<'_>, id: &str) -> Result<ImageMaps, String> {
@@ -117,7 +158,10 @@ mod tests {
             high_res: Maps::new(2, 2, 3, values.clone()),
         };
         let empty = ImageMaps { id: "a".into(), classes: vec![], cam: None, high_res: Maps::zeros(0, 2, 3) };
-        let read = decode(&encode(&[image.clone(), empty.clone()])).expect("readable");
+        let bytes = encode(&[&image, &empty].map(PackedMaps::new));
+        assert_eq!(ids(&bytes), Ok(vec!["2007_000032".to_owned(), "a".to_owned()]));
+        assert_eq!((size(&bytes, "a"), size(&bytes, "b")), (Some([2, 3]), None));
+        let read = decode(&bytes).expect("readable");
         assert_eq!(read[1], empty);
         assert_eq!(read[0].cam, image.cam);
         for (got, want) in read[0].high_res.data().iter().zip(&values) {
@@ -131,7 +175,9 @@ mod tests {
             [0.0f32, 0.5, 1.0, 0.25].iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
         let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data).expect("the bytes fit");
         let parts = [("a/classes", view(Dtype::U8, &[1], &[7])), ("a/high_res", view(Dtype::F16, &[1, 2, 2], &bytes))];
-        let read = decode(&safetensors::serialize(parts, None).expect("it can be laid out")).expect("readable");
+        let bytes = safetensors::serialize(parts, None).expect("it can be laid out");
+        assert_eq!(size(&bytes, "a"), Some([2, 2]));
+        let read = decode(&bytes).expect("readable");
         assert_eq!((read[0].classes.as_slice(), &read[0].cam), ([7].as_slice(), &None));
         assert_eq!(read[0].high_res, Maps::new(1, 2, 2, vec![0.0, 0.5, 1.0, 0.25]));
     }

@@ -50,6 +50,12 @@ pub fn pack(maps: &Maps) -> Vec<u8> {
     [&side(maps.channels())[..], &side(height), &side(width), &fdeflate::compress_to_vec(&bytes)].concat()
 }
 
+/// Returns the height and the width that packed maps name; `None` if they end before that.
+pub fn size(bytes: &[u8]) -> Option<[usize; 2]> {
+    let side = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
+    Some([side(4)?, side(8)?])
+}
+
 /// Unpacks maps.
 ///
 /// # Errors

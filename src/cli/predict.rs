@@ -36,6 +36,10 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     mean: bool,
 
+    /// Shrink pictures of more pixels to so many, and enlarge what the network makes of them [default: as `segment.predict`]
+    #[arg(long, value_name = "N")]
+    max_pixels: Option<std::num::NonZeroUsize>,
+
     /// Fit each mask to the picture's colours with a dense CRF
     #[arg(long)]
     crf: bool,
@@ -79,6 +83,7 @@ mod networks {
     use crate::cli::remote::RemoteArgs;
     use crate::data::{count, folder};
     use crate::foreign::torch;
+    use crate::image::large::MAX_PIXELS;
     use crate::image::{LabelMap, Rgb, codec, palette};
     use crate::kind::Kind;
     use crate::nn::device;
@@ -137,6 +142,7 @@ mod networks {
             scales: if args.scales.is_empty() { SCALES.to_vec() } else { args.scales.clone() },
             mirror: args.mirror,
             merge: if args.mean { Merge::Mean } else { Merge::Max },
+            max_pixels: args.max_pixels.map_or(MAX_PIXELS, std::num::NonZeroUsize::get),
             crf: args.crf,
         })
     }

@@ -7,6 +7,7 @@ pub mod crf;
 mod grid;
 pub mod ir_label;
 mod jpeg;
+pub mod large;
 pub mod normalise;
 pub mod outline;
 pub mod palette;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::artifact::maps::stride4;
 use crate::image::normalise::normalise;
 use crate::image::resize::{Coordinates, Filter, interpolate_bilinear, resize_rgb, scaled_size};
-use crate::image::{Maps, Rgb};
+use crate::image::{Maps, Rgb, large};
 use crate::nn::resnet::ResNetCam;
 
 /// The maps of one image, a channel for each present class, values in [0, 1].
@@ -23,6 +23,14 @@ impl ClassMaps {
     /// The maps of an image without labels: no channels.
     pub fn none(height: usize, width: usize) -> Self {
         Self { cam: Maps::zeros(0, stride4(height), stride4(width)), high_res: Maps::zeros(0, height, width) }
+    }
+
+    /// Returns the maps of an image that was shrunk, at its own size: each enlarged bilinearly. Those that have it stay as they are.
+    pub fn at_size(self, height: usize, width: usize) -> Self {
+        Self {
+            cam: large::enlarged(self.cam, stride4(height), stride4(width)),
+            high_res: large::enlarged(self.high_res, height, width),
+        }
     }
 }
 

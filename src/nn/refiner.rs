@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use crate::artifact::maps::{ImageMaps, stride4};
 use crate::image::Maps;
-use crate::image::resize::{Coordinates, interpolate_bilinear};
 use crate::nn::layers::{Conv2d, max_pool2d};
 use crate::nn::orandnet::{Activation, OrandNet};
 use crate::nn::pass::Pass;
@@ -84,14 +82,6 @@ impl<'a> Refiner<'a> {
             channel.iter_mut().for_each(|value| *value /= divisor);
         }
         refined
-    }
-
-    /// Refines an image's maps at full size and makes those at stride 4 of them by bilinear interpolation (SPEC 6.3).
-    pub fn refine_image(&self, image: &ImageMaps, activation: Activation, device: &Device) -> ImageMaps {
-        let high_res = self.refine(&image.high_res, activation, device);
-        let (height, width) = (stride4(high_res.height()), stride4(high_res.width()));
-        let cam = interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel);
-        ImageMaps { id: image.id.clone(), classes: image.classes.clone(), cam: Some(cam), high_res }
     }
 }
 

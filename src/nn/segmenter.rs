@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use crate::artifact::weights::NamedTensors;
 use crate::image::crf::{DenseCrf, Kernels, Unary};
 use crate::image::normalise::normalise;
-use crate::image::{LabelMap, Maps, Rgb};
+use crate::image::{LabelMap, Maps, Rgb, large};
 use crate::nn::params::{self, Mismatch};
 use crate::nn::resnet38::{Merge, Resnet38, Resnet38Config};
 
@@ -25,6 +25,8 @@ pub struct Settings {
     pub mirror: bool,
     /// How the probabilities of all scales become one.
     pub merge: Merge,
+    /// An image of more pixels is shrunk to so many, and its probabilities are enlarged.
+    pub max_pixels: usize,
     /// Whether a dense CRF fits the mask to the colours (SPEC 7.3 c).
     pub crf: bool,
 }
@@ -54,28 +56,34 @@ impl Segmenter {
 
     /// Returns the class of each pixel.
     pub fn mask(&self, image: &Rgb) -> LabelMap {
-        let Settings { scales, mirror, merge, crf } = &self.settings;
-        let mut scores = self.network.probabilities(&normalise(image), scales, *mirror, *merge, &self.device);
+        let Settings { scales, mirror, merge, max_pixels, crf } = &self.settings;
+        let small = large::shrunk(image, *max_pixels);
+        let mut scores = self.network.probabilities(&normalise(&small), scales, *mirror, *merge, &self.device);
         if *crf {
-            scores = DenseCrf::new(image, Kernels::SEGMENTATION).infer(&Unary::from_probabilities(&scores), ITERATIONS);
+            scores =
+                DenseCrf::new(&small, Kernels::SEGMENTATION).infer(&Unary::from_probabilities(&scores), ITERATIONS);
         }
-        largest(&scores)
+        largest(&scores, image.height(), image.width())
     }
 }
 
-/// Returns the class with the largest score at each pixel, the lowest of those that are equal.
-fn largest(scores: &Maps) -> LabelMap {
-    let plane = scores.height() * scores.width();
-    let mut best = scores.channel(0).to_vec();
-    let mut labels = vec![0_u8; plane];
+/// Returns the class with the largest score at each pixel of an image of this size, the lowest of those that are equal. Scores are
+/// enlarged class by class, as all of a large photograph's together would take gigabytes.
+fn largest(scores: &Maps, height: usize, width: usize) -> LabelMap {
+    let one = |class: usize| {
+        let scores = Maps::new(1, scores.height(), scores.width(), scores.channel(class).to_vec());
+        large::enlarged(scores, height, width).into_data()
+    };
+    let mut best = one(0);
+    let mut labels = vec![0_u8; best.len()];
     for class in 1..scores.channels() {
-        for ((best, label), &score) in best.iter_mut().zip(&mut labels).zip(scores.channel(class)) {
+        for ((best, label), score) in best.iter_mut().zip(&mut labels).zip(one(class)) {
             if score > *best {
                 (*best, *label) = (score, class as u8);
             }
         }
     }
-    LabelMap::new(scores.height(), scores.width(), labels)
+    LabelMap::new(height, width, labels)
 }
 
 #[cfg(test)]
@@ -85,6 +93,13 @@ mod tests {
     #[test]
     fn ties_go_to_the_lowest_class() {
         let scores = Maps::new(3, 1, 3, vec![0.5, 0.1, 0.0, 0.5, 0.6, 0.0, 0.2, 0.6, 0.0]);
-        assert_eq!(largest(&scores).data(), [0, 1, 0]);
+        assert_eq!(largest(&scores, 1, 3).data(), [0, 1, 0]);
+    }
+
+    #[test]
+    fn scores_are_enlarged_before_they_are_compared() {
+        // Between the two pixels the classes change places where the lines cross, a third of the way.
+        let scores = Maps::new(2, 1, 2, vec![0.6, 0.0, 0.4, 0.4]);
+        assert_eq!(largest(&scores, 1, 12).data(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]);
     }
 }

@@ -10,10 +10,10 @@ use super::classifier::resnet_names;
 use super::shelf::Shelf;
 use super::{io, training};
 use crate::artifact::images::ClassList;
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::data::augment::{Augmentation, Sample, Scale};
 use crate::image::resize::{Nearest, nearest_mask};
-use crate::image::{LabelMap, Maps};
+use crate::image::{LabelMap, Maps, large};
 use crate::kind::Kind;
 use crate::nn::amn::{ARCH, Amn, Config, multi_hot};
 use crate::nn::cam::{ClassMaps, Views};
@@ -360,6 +360,11 @@ pub(super) struct CamsParams {
     /// How images are resized
     #[serde(default = "cam_export::bicubic")]
     resampling: Resampling,
+    /// Images of more pixels are shrunk to so many before the network sees them, and maps enlarged: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -397,7 +402,8 @@ impl Stage for Cams {
     };
 
     fn check(params: &CamsParams) -> Result<(), StageError> {
-        training::scales(&params.scales)
+        training::scales(&params.scales)?;
+        training::at_least_one("max_pixels", params.max_pixels)
     }
 
     fn meta(_params: &CamsParams, inputs: &Inputs) -> Result<Value, StageError> {
@@ -427,14 +433,17 @@ impl Stage for Cams {
             } else {
                 let (image, seed) = (io::pixels(ctx, entry)?, seeds.mask(&entry.id)?);
                 io::check_mask(&seed, &entry.id, (entry.height, entry.width), meta.classes.len())?;
+                let image = large::shrunk(&image, params.max_pixels);
+                let seed = nearest_mask(&seed, image.height(), image.width(), Nearest::Pillow);
                 let found = amn::maps(&network, objects, &image, &entry.labels, &seed, &views, &device);
-                ClassMaps { cam: without_first(found.cam), high_res: without_first(found.high_res) }
+                let found = ClassMaps { cam: without_first(found.cam), high_res: without_first(found.high_res) };
+                found.at_size(entry.height, entry.width)
             };
             let (id, classes) = (entry.id.clone(), entry.labels.clone());
-            made.push(ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res });
+            made.push(PackedMaps::new(&ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res }));
             ctx.progress(made.len(), images.len(), "images");
         }
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::classifier::{RESNET, VIT};
 use crate::artifact::images::{ClassList, ImageEntry};
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
 use crate::image::normalise::normalise;
 use crate::image::resize::{Coordinates, Filter, interpolate_bilinear};
-use crate::image::{Maps, Rgb};
+use crate::image::{Maps, Rgb, large};
 use crate::kind::Kind;
 use crate::nn::attribution::{Attribution, Explainer};
 use crate::nn::cam::{self, ClassMaps, Views};
@@ -61,6 +61,11 @@ pub(super) struct Params {
     /// How a ViT's maps are made
     #[serde(default)]
     attribution: Attribution,
+    /// Images of more pixels are shrunk to so many before the network sees them, and maps enlarged: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -111,6 +116,7 @@ impl Stage for Export {
 
     fn check(params: &Params) -> Result<(), StageError> {
         training::scales(&params.scales)?;
+        training::at_least_one("max_pixels", params.max_pixels)?;
         training::at_least_one("batch", params.batch.0)
     }
 
@@ -139,22 +145,22 @@ impl Stage for Export {
         let mut made = Vec::with_capacity(images.len());
         let load = |group| {
             ctx.check_cancelled()?;
-            let decoded = |entry| Ok((entry, io::pixels(ctx, entry)?));
+            let decoded = |entry| Ok((entry, large::shrunk(&io::pixels(ctx, entry)?, params.max_pixels).into_owned()));
             io::in_order(<[ImageEntry]>::par_iter(group).map(decoded))
         };
-        io::ahead(groups(&images, params.batch.0), load, |group| {
+        io::ahead(groups(&images, params), load, |group| {
             ctx.check_cancelled()?;
             let maps = room::halving(&group, "images", &|text| ctx.warn(text), &mut |images| maker(images))?;
-            made.extend(group.iter().zip(maps).map(|((entry, _), maps)| ImageMaps {
-                id: entry.id.clone(),
-                classes: entry.labels.clone(),
-                cam: Some(maps.cam),
-                high_res: maps.high_res,
+            let group: Vec<_> = group.into_iter().zip(maps).collect();
+            made.par_extend(group.into_par_iter().map(|((entry, _), maps)| {
+                let maps = maps.at_size(entry.height, entry.width);
+                let (id, classes) = (entry.id.clone(), entry.labels.clone());
+                PackedMaps::new(&ImageMaps { id, classes, cam: Some(maps.cam), high_res: maps.high_res })
             }));
             ctx.progress(made.len(), images.len(), "images");
             Ok(())
         })?;
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }
@@ -206,11 +212,14 @@ fn load(meta: &WeightsMeta, tensors: &NamedTensors, device: &Device) -> Result<L
     })
 }
 
-/// Cuts a list where the size of images changes, and into batches.
-fn groups(images: &[ImageEntry], batch: usize) -> impl Iterator<Item = &[ImageEntry]> {
-    images
-        .chunk_by(|one, other| (one.height, one.width) == (other.height, other.width))
-        .flat_map(move |group| group.chunks(batch))
+/// Cuts a list where the size of images changes, and into batches; an image that is shrunk is one by itself, so that memory does not
+/// grow with `batch` where photographs are large.
+fn groups<'a>(images: &'a [ImageEntry], params: &Params) -> impl Iterator<Item = &'a [ImageEntry]> {
+    let (batch, max_pixels) = (params.batch.0, params.max_pixels);
+    images.chunk_by(|one, other| (one.height, one.width) == (other.height, other.width)).flat_map(move |group| {
+        let large = group[0].height * group[0].width > max_pixels;
+        group.chunks(if large { 1 } else { batch })
+    })
 }
 
 fn resnet<'a>(
@@ -259,12 +268,13 @@ fn vit<'a>(
         let mut values = values.into_iter();
         let maps = images
             .iter()
-            .map(|(entry, _)| {
+            .map(|(entry, pixels)| {
+                let (height, width) = (pixels.height(), pixels.width());
                 if entry.labels.is_empty() {
-                    return ClassMaps::none(entry.height, entry.width);
+                    return ClassMaps::none(height, width);
                 }
                 let own = values.by_ref().take(entry.labels.len() * grid * grid).collect();
-                cam::from_attribution(Maps::new(entry.labels.len(), grid, grid, own), entry.height, entry.width)
+                cam::from_attribution(Maps::new(entry.labels.len(), grid, grid, own), height, width)
             })
             .collect();
         Ok(maps)

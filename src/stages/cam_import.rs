@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::io;
 use crate::artifact::images::{ClassList, ImageEntry};
 use crate::artifact::import::{self, Layout, Outside, Target};
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::data::{count, listed};
 use crate::image::Maps;
 use crate::kind::Kind;
@@ -243,8 +243,9 @@ impl Stage for Import {
                 Some(item) => read(params, ctx, entry, item, classes),
                 None => none(params, entry),
             }
+            .map(|maps| PackedMaps::new(&maps))
         }))?;
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::io;
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::digest::Digest;
 use crate::image::Maps;
 use crate::image::resize::{Coordinates, interpolate_bilinear};
@@ -79,9 +79,10 @@ impl Stage for DebugMaps {
             let high_res = Maps::new(entry.labels.len(), entry.height, entry.width, values);
             let (height, width) = (stride4(entry.height), stride4(entry.width));
             let cam = Some(interpolate_bilinear(&high_res, height, width, Coordinates::HalfPixel));
-            made.push(ImageMaps { id: entry.id.clone(), classes: entry.labels.clone(), cam, high_res });
+            let (id, classes) = (entry.id.clone(), entry.labels.clone());
+            made.push(PackedMaps::new(&ImageMaps { id, classes, cam, high_res }));
         }
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::io;
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::image::Maps;
 use crate::image::cam::{self, Operation};
 use crate::image::resize::{Coordinates, interpolate_bilinear};
@@ -173,11 +173,12 @@ fn meta(inputs: &Inputs) -> Result<serde_json::Value, StageError> {
 fn run(ctx: &Ctx<'_>, params: &Params, operation: Operation) -> Result<Output, StageError> {
     let normalisation = params.normalisation.expect("`resolved` has filled it in");
     let (a, b) = (io::maps(ctx, "a")?, io::maps(ctx, "b")?);
-    let fused = io::in_order(a.par_iter().map(|(id, a)| {
+    let ids: Vec<String> = a.ids().cloned().collect();
+    let fused = io::in_order(ids.par_iter().map(|id| {
         ctx.check_cancelled()?;
-        fuse(a, io::of_image(&b, id, "b")?, params.offset, normalisation, operation)
+        fuse(&a.get(id)?, &b.get(id)?, params.offset, normalisation, operation).map(|maps| PackedMaps::new(&maps))
     }))?;
-    Ok(Output::shard(a.into_keys().collect(), maps::encode(&fused)))
+    Ok(Output::shard(ids, maps::encode(&fused)))
 }
 
 /// Fuses the maps of one image; an error if the two do not have the same classes or sizes.

@@ -66,21 +66,58 @@ pub fn images(ctx: &Ctx<'_>, port: &str) -> Result<Vec<ImageEntry>, StageError> 
     Ok(found)
 }
 
-/// Reads the maps on `port` by image id.
-pub fn maps(ctx: &Ctx<'_>, port: &str) -> Result<BTreeMap<String, ImageMaps>, StageError> {
-    let mut found = BTreeMap::new();
-    for entry in ctx.shards(port) {
-        found.extend(maps_in(ctx, port, entry)?.into_iter().map(|image| (image.id.clone(), image)));
+/// Maps by image id, still packed: each image's are unpacked when they are asked for, as those of a few large photographs would fill the
+/// memory.
+pub struct MapSet<'run> {
+    port: &'run str,
+    shards: Vec<Vec<u8>>,
+    /// The shard of each image.
+    places: BTreeMap<String, usize>,
+}
+
+impl MapSet<'_> {
+    fn add(&mut self, ctx: &Ctx<'_>, entry: &Entry) -> Result<(), StageError> {
+        let bytes = ctx.access.entry(entry)?;
+        let ids = maps::ids(&bytes).map_err(|error| on_port(self.port, &error))?;
+        let place = self.shards.len();
+        self.places.extend(ids.into_iter().filter(|id| ctx.in_shard(id)).map(|id| (id, place)));
+        self.shards.push(bytes);
+        Ok(())
     }
-    Ok(found)
+
+    /// Returns the ids of all images, sorted.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.places.keys()
+    }
+
+    /// Returns how many pixels the maps of an image have; 0 where they are missing or damaged, of which [`Self::get`] speaks.
+    pub fn pixels(&self, id: &str) -> usize {
+        let place = self.places.get(id).copied();
+        place.and_then(|place| maps::size(&self.shards[place], id)).map_or(0, |[height, width]| height * width)
+    }
+
+    /// Unpacks the maps of an image; an error names it.
+    pub fn get(&self, id: &str) -> Result<ImageMaps, StageError> {
+        let &place = of_image(&self.places, id, self.port)?;
+        maps::decode_one(&self.shards[place], id).map_err(|error| on_port(self.port, &error))
+    }
+}
+
+/// Reads the maps on `port`.
+pub fn maps<'run>(ctx: &Ctx<'_>, port: &'run str) -> Result<MapSet<'run>, StageError> {
+    let mut set = MapSet { port, shards: Vec::new(), places: BTreeMap::new() };
+    for entry in ctx.shards(port) {
+        set.add(ctx, entry)?;
+    }
+    Ok(set)
 }
 
 /// Reads the maps of one shard on `port`, so that `Whole` work can go through a large set without holding all of it.
 /// The shards are `ctx.shards(port)`.
-pub fn maps_in(ctx: &Ctx<'_>, port: &str, entry: &Entry) -> Result<Vec<ImageMaps>, StageError> {
-    let mut shard = maps::decode(&ctx.access.entry(entry)?).map_err(|error| on_port(port, &error))?;
-    shard.retain(|image| ctx.in_shard(&image.id));
-    Ok(shard)
+pub fn maps_in<'run>(ctx: &Ctx<'_>, port: &'run str, entry: &Entry) -> Result<MapSet<'run>, StageError> {
+    let mut set = MapSet { port, shards: Vec::new(), places: BTreeMap::new() };
+    set.add(ctx, entry)?;
+    Ok(set)
 }
 
 /// Reads the masks on `port`, a mask set or a seed set, by image id.

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::images::ImageEntry;
-use crate::artifact::maps::{self, ImageMaps, stride4};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::artifact::weights::{NamedTensors, WeightsMeta};
 use crate::data::augment::{Augmentation, Scale};
 use crate::image::normalise::normalise;
 use crate::image::paths::paths;
-use crate::image::resize::{Coordinates, Nearest, interpolate_bilinear, nearest_mask};
+use crate::image::resize::{Coordinates, Nearest, interpolate_bilinear, nearest_mask, shrink_maps};
 use crate::image::walk::{self, WalkParams};
-use crate::image::{LabelMap, Maps};
+use crate::image::{LabelMap, Maps, large};
 use crate::kind::Kind;
 use crate::nn::irn::{ARCH, Heads, Irn, IrnConfig};
 use crate::nn::optim::{Group, Optimizer, Schedule};
@@ -375,6 +375,11 @@ pub(super) struct PropagateParams {
     /// Power to which CAMs are raised before the walk (AMN: 1.3)
     #[serde(default = "default_power")]
     power: f64,
+    /// Images of more pixels are shrunk to so many before the network sees them, and scores enlarged: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -429,6 +434,7 @@ impl Stage for Propagate {
         training::within("beta", params.beta, 0.0, 1000.0)?;
         training::within("exp_times", f64::from(params.exp_times), 0.0, 16.0)?;
         training::at_least_one("pad_to", params.pad_to)?;
+        training::at_least_one("max_pixels", params.max_pixels)?;
         training::positive("power", params.power)
     }
 
@@ -452,21 +458,34 @@ impl Stage for Propagate {
         let done = AtomicUsize::new(0);
         let propagate = |entry: &ImageEntry| {
             ctx.check_cancelled()?;
-            let maps = io::of_image(&cams, &entry.id, "cams")?;
+            let maps = cams.get(&entry.id)?;
             let scores = if maps.classes.is_empty() {
                 Maps::zeros(0, entry.height, entry.width)
             } else {
-                let image = normalise(&io::pixels(ctx, entry)?);
-                let (edge, _) = network.infer(&image, params.pad_to, &device);
+                let image = io::pixels(ctx, entry)?;
+                let image = large::shrunk(&image, params.max_pixels);
+                let (height, width) = (image.height(), image.width());
+                let (edge, _) = network.infer(&normalise(&image), params.pad_to, &device);
                 let of_image = |error| StageError::data(format!("image `{}`: {error}", entry.id));
-                let walked = walk::propagate(&start(maps, params.power), &edge, &walk).map_err(of_image)?;
-                walk::at_image_size(&walked, entry.height, entry.width).map_err(of_image)?
+                let mut start = start(&maps);
+                // Maps that are not those of this image stay as they are, so that the walk refuses them.
+                if (height, width) != (entry.height, entry.width)
+                    && (start.height(), start.width()) == (stride4(entry.height), stride4(entry.width))
+                {
+                    start = shrink_maps(&start, stride4(height), stride4(width));
+                }
+                let start = raised(start, params.power);
+                let walked = walk::propagate(&start, &edge, &walk).map_err(of_image)?;
+                let scores = walk::at_image_size(&walked, height, width).map_err(of_image)?;
+                large::enlarged(scores, entry.height, entry.width)
             };
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
-            Ok(ImageMaps { id: entry.id.clone(), classes: maps.classes.clone(), cam: None, high_res: scores })
+            let classes = maps.classes;
+            Ok(PackedMaps::new(&ImageMaps { id: entry.id.clone(), classes, cam: None, high_res: scores }))
         };
         let pixels = |entry: &ImageEntry| {
-            entry.height.next_multiple_of(params.pad_to) * entry.width.next_multiple_of(params.pad_to)
+            let (height, width) = large::size_within(entry.height, entry.width, params.max_pixels);
+            height.next_multiple_of(params.pad_to) * width.next_multiple_of(params.pad_to)
         };
         let scores = training::spread(ctx, &images, pixels, propagate)?;
         Ok(Output::shard(images.iter().map(|entry| entry.id.clone()).collect(), maps::encode(&scores)))
@@ -474,14 +493,18 @@ impl Stage for Propagate {
 }
 
 /// Returns the maps at stride 4 from which the walk starts.
-fn start(image: &ImageMaps, power: f64) -> Maps {
-    let mut maps = match &image.cam {
+fn start(image: &ImageMaps) -> Maps {
+    match &image.cam {
         Some(cam) => cam.clone(),
         None => {
             let full = &image.high_res;
             interpolate_bilinear(full, stride4(full.height()), stride4(full.width()), Coordinates::HalfPixel)
         }
-    };
+    }
+}
+
+/// Raises maps to a power.
+fn raised(mut maps: Maps, power: f64) -> Maps {
     if power != 1.0 {
         maps.data_mut().iter_mut().for_each(|value| *value = value.max(0.0).powf(power as f32));
     }

@@ -9,6 +9,8 @@ use super::io;
 use crate::artifact::masks;
 use crate::image::crf::{Bilateral, Gaussian, Kernels};
 use crate::image::ir_label::{IrLabelParams, ir_label};
+use crate::image::large;
+use crate::image::resize::{Nearest, nearest_mask, shrink_maps};
 use crate::kind::Kind;
 use crate::stage::{Ctx, Inputs, Output, Port, Spec, Stage, StageError, Work};
 
@@ -38,6 +40,10 @@ pub(super) struct Params {
     bilateral_srgb: f32,
     /// Appearance kernel: weight
     bilateral_compat: f32,
+    /// Images and maps of more pixels are shrunk to so many before the CRF, and labels enlarged: the widths of its kernels are those
+    /// for images of 300 to 500 pixels a side, and its memory grows with the pixels
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
 }
 
 impl Default for Params {
@@ -53,6 +59,7 @@ impl Default for Params {
             bilateral_sxy: kernels.bilateral.sxy,
             bilateral_srgb: kernels.bilateral.srgb,
             bilateral_compat: kernels.bilateral.compat,
+            max_pixels: large::MAX_PIXELS,
         }
     }
 }
@@ -120,6 +127,9 @@ impl Stage for IrnLabels {
                 return Err(StageError::parameter(name, format!("{value} is not above 0")));
             }
         }
+        if params.max_pixels == 0 {
+            return Err(StageError::parameter("max_pixels", "`max_pixels` is 0, but must be at least 1"));
+        }
         Ok(())
     }
 
@@ -132,13 +142,22 @@ impl Stage for IrnLabels {
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let (images, cams) = (io::images(ctx, "images")?, io::maps(ctx, "cams")?);
         let class_count = io::classes(ctx.inputs.get("images"), "images")?.len();
-        let params = params.of_image();
+        let (max_pixels, params) = (params.max_pixels, params.of_image());
         let labels = io::in_order(images.par_iter().map(|entry| {
             ctx.check_cancelled()?;
-            let maps = io::of_image(&cams, &entry.id, "cams")?;
-            io::check_maps(maps, (entry.height, entry.width), class_count)?;
-            let label = ir_label(&io::pixels(ctx, entry)?, &maps.high_res, &maps.classes, &params)
-                .map_err(|error| StageError::data(format!("image `{}`: {error}", entry.id)))?;
+            let maps = cams.get(&entry.id)?;
+            io::check_maps(&maps, (entry.height, entry.width), class_count)?;
+            let image = io::pixels(ctx, entry)?;
+            let image = large::shrunk(&image, max_pixels);
+            let (height, width) = (image.height(), image.width());
+            let label = if (height, width) == (entry.height, entry.width) {
+                ir_label(&image, &maps.high_res, &maps.classes, &params)
+            } else {
+                let small = shrink_maps(&maps.high_res, height, width);
+                let label = ir_label(&image, &small, &maps.classes, &params);
+                label.map(|label| nearest_mask(&label, entry.height, entry.width, Nearest::Pillow))
+            };
+            let label = label.map_err(|error| StageError::data(format!("image `{}`: {error}", entry.id)))?;
             Ok((entry.id.clone(), label))
         }))?;
         let ids = labels.iter().map(|(id, _)| id.clone()).collect();

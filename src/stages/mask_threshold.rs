@@ -110,12 +110,14 @@ impl Stage for MaskThreshold {
     fn run(params: &Params, ctx: &Ctx<'_>) -> Result<Output, StageError> {
         let background = found(ctx.inputs)?.map_or(params.background, |found| found.threshold as f32);
         let class_count = io::classes(ctx.inputs.get("scores"), "scores")?.len();
-        let masks = io::in_order(io::maps(ctx, "scores")?.into_par_iter().map(|(id, image)| {
+        let scores = io::maps(ctx, "scores")?;
+        let ids: Vec<String> = scores.ids().cloned().collect();
+        let masks = io::in_order(ids.par_iter().map(|id| {
             ctx.check_cancelled()?;
+            let image = scores.get(id)?;
             io::check_maps(&image, (image.high_res.height(), image.high_res.width()), class_count)?;
-            Ok((id, cam::threshold(&image.high_res, &image.classes, background)))
+            Ok((id.clone(), cam::threshold(&image.high_res, &image.classes, background)))
         }))?;
-        let ids = masks.iter().map(|(id, _)| id.clone()).collect();
         Ok(Output::shard(ids, masks::encode(&masks)))
     }
 }

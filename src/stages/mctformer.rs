@@ -9,11 +9,11 @@ use super::cam_export::{self, Resampling};
 use super::training::Every;
 use super::{io, training};
 use crate::artifact::images::{ClassList, ImageEntry};
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps};
 use crate::data::crop_resize::CropResize;
 use crate::data::rand_augment::RandAugment;
-use crate::image::Maps;
 use crate::image::resize::scaled_size;
+use crate::image::{Maps, large};
 use crate::kind::Kind;
 use crate::nn::cam::Views;
 use crate::nn::mct_maps::{self, Fuse, Recipe};
@@ -378,6 +378,11 @@ pub(super) struct CamsParams {
     /// Whether the attention between patches spreads the maps
     #[serde(default = "default_refine")]
     refine: bool,
+    /// Images of more pixels are shrunk to so many before the network sees them, and maps enlarged: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -412,6 +417,7 @@ impl Stage for Cams {
         if let Some(scales) = &params.scales {
             training::scales(scales)?;
         }
+        training::at_least_one("max_pixels", params.max_pixels)?;
         training::at_least_one("layers", params.layers.unwrap_or(1))
     }
 
@@ -446,7 +452,8 @@ impl Stage for Cams {
             Version::V1 | Version::V2 => vec![1.0],
         });
         let small = |entry: &&ImageEntry| {
-            let sizes = scales.iter().map(|&scale| scaled_size(entry.height, entry.width, scale));
+            let (height, width) = large::size_within(entry.height, entry.width, params.max_pixels);
+            let sizes = scales.iter().map(|&scale| scaled_size(height, width, scale));
             sizes.map(|(height, width)| height.min(width)).any(|side| side < config.patch)
         };
         if let Some(entry) = images.iter().find(small) {
@@ -462,13 +469,16 @@ impl Stage for Cams {
             |entry| entry.height * entry.width,
             |entry| {
                 ctx.check_cancelled()?;
-                let found = mct_maps::maps(&network, &io::pixels(ctx, entry)?, &entry.labels, recipe, &views, &device);
+                let image = io::pixels(ctx, entry)?;
+                let image = large::shrunk(&image, params.max_pixels);
+                let found = mct_maps::maps(&network, &image, &entry.labels, recipe, &views, &device);
+                let found = found.at_size(entry.height, entry.width);
                 let (id, classes) = (entry.id.clone(), entry.labels.clone());
-                Ok(ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res })
+                Ok(PackedMaps::new(&ImageMaps { id, classes, cam: Some(found.cam), high_res: found.high_res }))
             },
         )?;
         ctx.progress(made.len(), images.len(), "images");
-        let ids = made.iter().map(|image| image.id.clone()).collect();
+        let ids = made.iter().map(|image| image.id().to_owned()).collect();
         Ok(Output::shard(ids, maps::encode(&made)))
     }
 }

@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::maps::{self, ImageMaps};
+use crate::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use crate::artifact::weights::NamedTensors;
+use crate::image::large;
+use crate::image::resize::{Coordinates, interpolate_bilinear, shrink_maps};
 use crate::kind::Kind;
 use crate::nn::init::{self, Init};
 use crate::nn::optim::{Group, Optimizer, Schedule};
@@ -28,7 +30,7 @@ use crate::stages::training::{self, Every, OptimizerKind, Recipe};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Preset {
-    /// The paper's FCN-8s over VGG16: 134 million parameters, maps of 100 to 639 pixels
+    /// The paper's FCN-8s over VGG16: 134 million parameters
     #[default]
     Vgg16,
     /// The same in small: 80 thousand parameters, maps of any size, for a CPU
@@ -302,6 +304,11 @@ pub(super) struct RefineParams {
     /// the network was trained with: `relu` (`class_softmax`), `softmax` (`with_background`), `sigmoid` (`per_pixel_bce`)
     #[serde(default)]
     activation: Option<Activation>,
+    /// Maps of more pixels are shrunk to so many before the network sees them, and enlarged again: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -330,6 +337,10 @@ impl Stage for Refine {
         seeded: false,
     };
 
+    fn check(params: &RefineParams) -> Result<(), StageError> {
+        training::at_least_one("max_pixels", params.max_pixels)
+    }
+
     fn meta(_params: &RefineParams, inputs: &Inputs) -> Result<Value, StageError> {
         let config = saved(inputs)?.sizes;
         config.check().map_err(|(name, message)| StageError::data(format!("the weights' `{name}`: {message}")))?;
@@ -348,19 +359,23 @@ impl Stage for Refine {
         // Its frames are kept for this shard alone, as there may be one for each size.
         let refiner = Refiner::new(&network);
         let images = io::maps(ctx, "input")?;
-        let images: Vec<ImageMaps> = images.into_values().collect();
+        let ids: Vec<String> = images.ids().cloned().collect();
         let done = AtomicUsize::new(0);
-        let refine = |image: &ImageMaps| {
+        let refine = |id: &String| {
             ctx.check_cancelled()?;
-            let maps = &image.high_res;
-            config.check_size(maps.height(), maps.width()).map_err(|error| too_small(&image.id, &error))?;
-            let refined = refiner.refine_image(image, activation, &device);
-            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, images.len(), "images");
-            Ok(refined)
+            let ImageMaps { id, classes, high_res: maps, .. } = images.get(id)?;
+            let own = (maps.height(), maps.width());
+            let (height, width) = large::size_within(own.0, own.1, params.max_pixels);
+            config.check_size(height, width).map_err(|error| too_small(&id, &error))?;
+            let small = if (height, width) == own { maps } else { shrink_maps(&maps, height, width) };
+            let high_res = large::enlarged(refiner.refine(&small, activation, &device), own.0, own.1);
+            // SPEC 6.3: those at stride 4 are made of those at full size.
+            let cam = interpolate_bilinear(&high_res, stride4(own.0), stride4(own.1), Coordinates::HalfPixel);
+            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, ids.len(), "images");
+            Ok(PackedMaps::new(&ImageMaps { id, classes, cam: Some(cam), high_res }))
         };
-        let pixels = |image: &ImageMaps| image.high_res.height() * image.high_res.width();
-        let refined = training::spread(ctx, &images, pixels, refine)?;
-        Ok(Output::shard(images.iter().map(|image| image.id.clone()).collect(), maps::encode(&refined)))
+        let refined = training::spread(ctx, &ids, |id| images.pixels(id), refine)?;
+        Ok(Output::shard(ids, maps::encode(&refined)))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::artifact::images::ImageEntry;
 use crate::artifact::masks;
 use crate::data::augment::{Augmentation, Sample, Scale};
 use crate::data::shrink::shrink;
-use crate::image::{LabelMap, Maps};
+use crate::image::{LabelMap, Maps, large};
 use crate::kind::Kind;
 use crate::nn::layers::NormKind;
 use crate::nn::optim::{Group, Optimizer, Schedule};
@@ -426,6 +426,11 @@ pub(super) struct PredictParams {
     /// Whether a dense CRF (10 iterations, SPEC 7.3 c) fits the masks to the colours; default: false (paper), true (upstream)
     #[serde(default)]
     crf: Option<bool>,
+    /// Images of more pixels are shrunk to so many before the network sees them, and its probabilities enlarged: it has learned from
+    /// 300 to 500 pixels a side, and its memory grows with the pixels
+    #[serde(default = "large::max_pixels")]
+    #[schemars(range(min = 1))]
+    max_pixels: usize,
     /// In which numbers convolutions and matrix products are computed; weights, sums of gradients and all else are f32
     #[serde(default)]
     precision: Precision,
@@ -468,7 +473,7 @@ impl Stage for Predict {
         for &scale in &params.scales {
             training::within("scales", scale, 0.05, 20.0)?;
         }
-        Ok(())
+        training::at_least_one("max_pixels", params.max_pixels)
     }
 
     fn meta(_params: &PredictParams, inputs: &Inputs) -> Result<Value, StageError> {
@@ -484,6 +489,7 @@ impl Stage for Predict {
             scales: params.scales.clone(),
             mirror: params.mirror,
             merge: params.merge,
+            max_pixels: params.max_pixels,
             crf: params.crf.expect("`resolve` fills it in"),
         };
         let (_, segmenter) = io::network(ctx, |meta, tensors| {

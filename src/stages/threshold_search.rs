@@ -126,9 +126,11 @@ impl Stage for ThresholdSearch {
             .par_iter()
             .map(|entry| {
                 let mut sweep = empty.clone();
-                for image in io::maps_in(ctx, "scores", entry)? {
+                let images = io::maps_in(ctx, "scores", entry)?;
+                for id in images.ids() {
                     ctx.check_cancelled()?;
-                    let Some(entry) = truth.get(&image.id) else { continue };
+                    let Some(entry) = truth.get(id) else { continue };
+                    let image = images.get(id)?;
                     let mask = io::ground_truth(ctx, entry, scored.classes.len())?;
                     io::check_maps(&image, (entry.height, entry.width), scored.classes.len())?;
                     sweep.add(&image.high_res, &image.classes, &mask);

@@ -14,7 +14,7 @@ mod peer;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use orandflow::artifact::maps::{self, ImageMaps};
+use orandflow::artifact::maps::{self, ImageMaps, PackedMaps};
 use orandflow::image::cam::{Normalisation, Operation, combine};
 use orandflow::image::crf::{DenseCrf, Kernels, Unary};
 use orandflow::image::resize::{Coordinates, interpolate_bilinear};
@@ -238,10 +238,10 @@ fn cams(bench: &mut Bench) {
     let values: Vec<u8> = high_res.data().iter().flat_map(|value| value.to_le_bytes()).collect();
     bench.put("maps", &values);
     let image = ImageMaps { id: "a".to_owned(), classes: vec![3, 7], cam: Some(smooth_maps(2, 94, 125, 0)), high_res };
-    let shard = maps::encode(std::slice::from_ref(&image));
+    let shard = maps::encode(&[PackedMaps::new(&image)]);
     let arguments = format!("{} 2 {height} {width}", bench.stem("maps"));
     bench.row("maps to a set, 2 classes, 500 x 375", 11, Some(&format!("maps_write {arguments}")), || {
-        std::hint::black_box(maps::encode(std::slice::from_ref(&image)));
+        std::hint::black_box(maps::encode(&[PackedMaps::new(&image)]));
     });
     bench.row("maps from a set, 2 classes, 500 x 375", 11, Some(&format!("maps_read {arguments}")), || {
         std::hint::black_box(maps::decode(&shard)).expect("it was just written");

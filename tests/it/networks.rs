@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use orandflow::artifact::images::{self, ImageEntry};
-use orandflow::artifact::maps::{self, ImageMaps, stride4};
+use orandflow::artifact::maps::{self, ImageMaps, PackedMaps, stride4};
 use orandflow::artifact::{masks, weights};
 use orandflow::data::synthetic::{Recipe, class_names};
 use orandflow::digest::Digest;
+use orandflow::image::resize::{
+    Coordinates, Filter, Nearest, interpolate_bilinear, nearest_mask, resize_rgb, shrink_maps,
+};
 use orandflow::image::{LabelMap, Maps, codec};
 use orandflow::kind::Kind;
 use orandflow::stage::{Access, Checkpoints, Ctx, Inputs, Output, ParseError, Report, Shared, StageError, Work};
@@ -184,6 +187,10 @@ impl Shop {
     }
 }
 
+fn packed(maps: Vec<ImageMaps>) -> Vec<u8> {
+    maps::encode(&maps.iter().map(PackedMaps::new).collect::<Vec<_>>())
+}
+
 /// A dozen images with their masks, and two sets of maps: a large one around each object and a small one within it.
 struct Set {
     images: Arc<Manifest>,
@@ -210,7 +217,7 @@ fn set(shop: &Shop) -> Set {
     let masks = shop.per_image(Kind::MaskSet, pairs.collect(), |masks| masks::encode(&masks));
     let maps = |reach: isize| {
         let maps = drawn.iter().map(|(id, _, mask)| (id.clone(), spread(id, mask, reach)));
-        shop.per_image(Kind::CamSet, maps.collect(), |maps| maps::encode(&maps))
+        shop.per_image(Kind::CamSet, maps.collect(), packed)
     };
     let (or, and) = (maps(4), maps(-1));
     Set { images, masks, or, and }
@@ -503,10 +510,8 @@ fn trainings_that_are_stopped_go_on_and_end_in_the_same_bytes() {
     }
 }
 
-#[test]
-fn a_network_is_loaded_once_for_all_shards_and_makes_the_same_bytes() {
-    let shop = Shop::default();
-    let set = set(&shop);
+/// The weights of every training after a few steps.
+fn hardly_trained(shop: &Shop, set: &Set) -> Vec<Arc<Manifest>> {
     let short = |(kind, params, inputs): Training<'_>| {
         let steps = ["epochs = 15", "epochs = 10", "epochs = 8", "steps = 40"];
         let params = steps.iter().fold(params.to_owned(), |text, long| {
@@ -514,7 +519,14 @@ fn a_network_is_loaded_once_for_all_shards_and_makes_the_same_bytes() {
         });
         shop.run(kind, &params, &inputs).unwrap_or_else(|error| panic!("{kind}: {error}"))
     };
-    let weights: Vec<Arc<Manifest>> = trainings(&set).into_iter().map(short).collect();
+    trainings(set).into_iter().map(short).collect()
+}
+
+#[test]
+fn a_network_is_loaded_once_for_all_shards_and_makes_the_same_bytes() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let weights = hardly_trained(&shop, &set);
     let images = ("images", &set.images);
     let uses = [
         ("cam.export", vec![images]),
@@ -537,5 +549,137 @@ fn a_network_is_loaded_once_for_all_shards_and_makes_the_same_bytes() {
             made
         };
         assert_eq!(run(true, BUCKETS as usize), run(false, 1), "{kind}");
+    }
+}
+
+/// The side of the images of a set that was shrunk by hand, and the limit that has stages shrink them to it.
+const SMALL: usize = 32;
+const LIMIT: &str = "max_pixels = 1024";
+
+/// The same set at [`SMALL`].
+fn shrunk(shop: &Shop, set: &Set) -> Set {
+    let recipe = Recipe { size: SIZE, classes: CLASSES, objects: 2, seed: 0, split: "train".into() };
+    let (mut entries, mut small_masks) = (Vec::new(), Vec::new());
+    for index in 0..12 {
+        let id = format!("train_{index:05}");
+        let (image, mask) = recipe.draw(index);
+        let (labels, mask) = (classes(&mask), nearest_mask(&mask, SMALL, SMALL, Nearest::Pillow));
+        let small = codec::encode_rgb(&resize_rgb(&image, SMALL, SMALL, Filter::PillowBicubic));
+        let entry =
+            ImageEntry { id: id.clone(), image: shop.put(small).0, height: SMALL, width: SMALL, labels, mask: None };
+        entries.push((id.clone(), entry));
+        small_masks.push((id.clone(), (id, mask)));
+    }
+    let maps = |large: &Manifest| {
+        let maps = shop.maps(large).into_iter().map(|image| {
+            let cam = image.cam.map(|cam| shrink_maps(&cam, stride4(SMALL), stride4(SMALL)));
+            (image.id.clone(), ImageMaps { cam, high_res: shrink_maps(&image.high_res, SMALL, SMALL), ..image })
+        });
+        shop.per_image(Kind::CamSet, maps.collect(), packed)
+    };
+    Set {
+        images: shop.per_image(Kind::ImageSet, entries, |entries| images::encode(&entries)),
+        masks: shop.per_image(Kind::MaskSet, small_masks, |masks| masks::encode(&masks)),
+        or: maps(&set.or),
+        and: maps(&set.and),
+    }
+}
+
+/// The largest difference between maps and others that are brought to their size.
+fn difference(maps: &Maps, others: &Maps) -> f32 {
+    let others = interpolate_bilinear(others, maps.height(), maps.width(), Coordinates::HalfPixel);
+    maps.data().iter().zip(others.data()).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn maps_of_large_images_are_those_of_the_shrunk_ones_at_their_size() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let small = shrunk(&shop, &set);
+    let weights = hardly_trained(&shop, &set);
+    let [resnet, vit, orandnet, irn, _, amn, mctformer] = weights.as_slice() else { panic!("seven trainings") };
+    let images = |set: &Set| vec![("images", set.images.clone())];
+    let with = |mut inputs: Vec<(&'static str, Arc<Manifest>)>, port, other: &Arc<Manifest>| {
+        inputs.push((port, other.clone()));
+        inputs
+    };
+    // What is compared was rounded to half precision twice. Where maps go in, those that were shrunk by hand were rounded before, to
+    // 2^-12 as well, and what is made of them is divided by its maximum, which leaves up to 16 times as much.
+    let (twice, before) = (2.0_f32.powi(-11), 2.0_f32.powi(-8));
+    type Inputs<'a> = Box<dyn Fn(&Set) -> Vec<(&'static str, Arc<Manifest>)> + 'a>;
+    let uses: Vec<(&str, &str, &Arc<Manifest>, f32, Inputs<'_>)> = vec![
+        ("cam.export", "batch = 5", resnet, twice, Box::new(images)),
+        ("cam.export", "batch = 5", vit, twice, Box::new(images)),
+        ("amn.cams", "", amn, twice, Box::new(|set| with(images(set), "seeds", &set.masks))),
+        ("mctformer.cams", "layers = 2", mctformer, twice, Box::new(images)),
+        ("orandnet.refine", "", orandnet, before, Box::new(|set| vec![("input", set.or.clone())])),
+        ("irn.propagate", "pad_to = 16", irn, before, Box::new(|set| with(images(set), "cams", &set.or))),
+    ];
+    for (kind, params, weights, tolerance, inputs) in uses {
+        let run = |set: &Set, more: &str| {
+            let inputs = with(inputs(set), "weights", weights);
+            let inputs: Vec<(&'static str, &Arc<Manifest>)> =
+                inputs.iter().map(|(port, manifest)| (*port, manifest)).collect();
+            shop.run(kind, &format!("{params}\n{more}"), &inputs)
+        };
+        let whole = run(&set, "").unwrap_or_else(|error| panic!("{kind}: {error}"));
+        assert_eq!(whole, run(&set, "max_pixels = 2304").expect("has a limit"), "{kind}: 48 x 48 is not above 2304");
+        let limited = run(&set, LIMIT).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        assert_ne!(whole, limited, "{kind}");
+        let by_hand = shop.maps(&run(&small, "").unwrap_or_else(|error| panic!("{kind}: {error}")));
+        let limited = shop.maps(&limited);
+        assert_eq!(limited.len(), by_hand.len());
+        let mut seen = 0;
+        for (limited, by_hand) in limited.iter().zip(&by_hand) {
+            assert_eq!((&limited.id, &limited.classes), (&by_hand.id, &by_hand.classes), "{kind}");
+            assert_eq!((limited.high_res.height(), limited.high_res.width()), (SIZE, SIZE), "{kind}");
+            let off = difference(&limited.high_res, &by_hand.high_res);
+            assert!(off <= tolerance, "{kind}, `{}`: {off}", limited.id);
+            if let (Some(cam), Some(other)) = (&limited.cam, &by_hand.cam) {
+                assert_eq!((cam.height(), cam.width()), (stride4(SIZE), stride4(SIZE)), "{kind}");
+                // ORANDNet's are made of those at full size.
+                let other = if kind == "orandnet.refine" { &limited.high_res } else { other };
+                let off = difference(cam, other);
+                assert!(off <= tolerance, "{kind}, `{}` at stride 4: {off}", limited.id);
+            }
+            seen += usize::from(limited.high_res.data().iter().any(|&value| value > 0.5));
+        }
+        assert!(seen > 0, "{kind}: maps that are nowhere high compare nothing");
+        let refused = run(&set, "max_pixels = 0").expect_err("no image has no pixel").to_string();
+        assert_eq!(refused, "`max_pixels` is 0, but must be at least 1", "{kind}");
+    }
+}
+
+#[test]
+fn masks_of_large_images_are_those_of_the_shrunk_ones_at_their_size() {
+    let shop = Shop::default();
+    let set = set(&shop);
+    let small = shrunk(&shop, &set);
+    let segmenter = shop.run("segment.train", SEGMENT, &[("images", &set.images), ("masks", &set.masks)]);
+    let segmenter = segmenter.expect("trains");
+    // Labels are enlarged by the nearest pixel, masks are made of enlarged probabilities: they differ beside their outlines.
+    for (kind, port, same) in [("irn.labels", "cams", 1.0), ("segment.predict", "weights", 0.95)] {
+        let run = |set: &Set, params: &str| {
+            let other = if port == "cams" { &set.or } else { &segmenter };
+            shop.run(kind, params, &[("images", &set.images), (port, other)])
+        };
+        let whole = run(&set, "").expect("makes masks");
+        assert_eq!(whole, run(&set, "max_pixels = 2304").expect("has a limit"), "{kind}: 48 x 48 is not above 2304");
+        let limited = run(&set, LIMIT).expect("makes masks");
+        assert_ne!(whole, limited, "{kind}");
+        let (limited, by_hand) = (shop.masks(&limited), shop.masks(&run(&small, "").expect("makes masks")));
+        let (mut equal, mut all, mut objects) = (0, 0, 0);
+        for ((id, mask), (other, by_hand)) in limited.iter().zip(&by_hand) {
+            assert_eq!(id, other);
+            assert_eq!((mask.height(), mask.width()), (SIZE, SIZE), "{kind}");
+            let by_hand = nearest_mask(by_hand, SIZE, SIZE, Nearest::Pillow);
+            equal += mask.data().iter().zip(by_hand.data()).filter(|(one, other)| one == other).count();
+            all += mask.data().len();
+            objects += mask.data().iter().filter(|&&label| label != 0).count();
+        }
+        assert!(equal as f64 >= same * all as f64, "{kind}: {equal} of {all} pixels");
+        assert!(objects * 20 > all, "{kind}: masks without objects compare nothing");
+        let refused = run(&set, "max_pixels = 0").expect_err("no image has no pixel").to_string();
+        assert_eq!(refused, "`max_pixels` is 0, but must be at least 1", "{kind}");
     }
 }

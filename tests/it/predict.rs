@@ -49,6 +49,11 @@ mirror = true
 crf = true
 inputs = { images = "images", weights = "segmenter" }
 
+[stages.coarse]
+kind = "segment.predict"
+max_pixels = 300
+inputs = { images = "images", weights = "segmenter" }
+
 [stages.usual]
 kind = "segment.predict"
 inputs = { images = "images", weights = "segmenter" }
@@ -71,7 +76,7 @@ fn pictures_get_the_masks_of_the_stage() {
     assert_eq!(early.code, Some(1), "{early:?}");
     assert!(early.stderr.contains("stage `segmenter` has no result yet"), "{early:?}");
     done(&bench, &["run", "pipeline.toml"]);
-    for name in ["masks", "usual", "segmenter"] {
+    for name in ["masks", "coarse", "usual", "segmenter"] {
         done(&bench, &["export", "pipeline.toml", name, "--to", name]);
     }
 
@@ -88,6 +93,16 @@ fn pictures_get_the_masks_of_the_stage() {
         assert_eq!((mask.height(), mask.width()), (overlay.height(), overlay.width()));
     }
     assert_eq!(bench.read("first/classes.txt"), b"background\ncat\ndog\nbird\n");
+
+    // A picture is shrunk as the stage shrinks it.
+    done(
+        &bench,
+        &["predict", "pipeline.toml:segmenter", "data/JPEGImages", "--max-pixels", "300", "--to", "coarse_first"],
+    );
+    for id in IDS {
+        let own = bench.read(&format!("coarse_first/masks/{id}.png"));
+        assert_eq!(own, bench.read(&format!("coarse/{id}.png")), "{id}");
+    }
 
     // From a file that knows its network and classes, elsewhere and without the pipeline, two pictures.
     std::fs::rename(bench.path("segmenter/weights.safetensors"), bench.path("own.safetensors")).expect("moved");

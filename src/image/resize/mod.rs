@@ -4,10 +4,12 @@
 mod opencv;
 mod pillow;
 mod torch;
+mod triangle;
 
 pub use opencv::opencv_linear;
 pub use pillow::{Filter, nearest_maps, resize_rgb, scaled_size};
 pub use torch::{Coordinates, interpolate_bicubic, interpolate_bilinear, scaled};
+pub use triangle::shrink_maps;
 
 use super::LabelMap;
 
