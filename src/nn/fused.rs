@@ -70,11 +70,12 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 ///
 /// # Shapes
 /// `[.., N]` to the same.
-pub fn softmax<const D: usize>(x: Tensor<D>, factor: f32) -> Tensor<D> {
+pub fn softmax<const D: usize>(x: Tensor<D>, factor: f64) -> Tensor<D> {
     match here(&x) {
         None => activation::softmax(x * factor, D - 1),
-        Some(Here::Plain(x)) => Tensor::from_primitive::<Flex>(softmax_rows(&x.to_contiguous(), factor)),
+        Some(Here::Plain(x)) => Tensor::from_primitive::<Flex>(softmax_rows(&x.to_contiguous(), factor as f32)),
         Some(Here::Tracked(x)) => {
+            let factor = factor as f32;
             let y = match Softmax.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => {
                     let y = softmax_rows(&x.into_primitive().to_contiguous(), factor);

@@ -203,7 +203,7 @@ impl Block {
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let (q, k, v) = (part(0), part(1), part(2));
         let dots = matmul(q.clone(), k.clone().swap_dims(2, 3));
-        let attention = softmax(dots.clone(), (depth as f32).sqrt().recip());
+        let attention = softmax(dots.clone(), (depth as f64).sqrt().recip());
         let attention = match probe {
             Some(probe) => attention + probe,
             None => attention,
@@ -240,7 +240,7 @@ impl Block {
         let qkv = self.attn.qkv.forward(x).reshape([batch, count, 3, self.heads, depth]).permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
         let dots = matmul(part(0), part(1).swap_dims(2, 3));
-        let attention = softmax(dots, (depth as f32).sqrt().recip());
+        let attention = softmax(dots, (depth as f64).sqrt().recip());
         (self.attn.proj.forward(merge(matmul(attention.clone(), part(2)))), attention)
     }
 }
