@@ -8,15 +8,12 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor, TensorData, activation, module};
 use rayon::prelude::*;
 
 use crate::image::crf::exp_of_negative;
-
-type Plain = FloatTensor<Flex>;
-type Tracked = FloatTensor<Autodiff<Flex>>;
+use crate::nn::flex::{Plain, Tracked, plain, tracked};
 
 /// Values that one task takes, about.
 const TASK: usize = 1 << 14;
@@ -36,8 +33,7 @@ fn here<const D: usize>(x: &Tensor<D>) -> Option<Here> {
     if x.dtype() != DType::F32 {
         return None;
     }
-    let plain = x.clone().try_into_primitive::<Flex>().ok().map(Here::Plain);
-    plain.or_else(|| x.clone().try_into_primitive::<Autodiff<Flex>>().ok().map(Here::Tracked))
+    plain(x).map(Here::Plain).or_else(|| tracked(x).map(Here::Tracked))
 }
 
 fn like(values: Vec<f32>, x: &Plain) -> Plain {

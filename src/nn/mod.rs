@@ -7,6 +7,7 @@ pub mod attribution;
 pub mod cam;
 pub mod convolution;
 pub mod device;
+mod flex;
 pub mod forward;
 pub mod fused;
 pub mod init;

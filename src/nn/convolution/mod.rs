@@ -10,15 +10,12 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::ops::ModuleOps;
-use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData, module};
 
-use kernels::Geometry;
-
-type Plain = FloatTensor<Flex>;
-type Tracked = FloatTensor<Autodiff<Flex>>;
+use self::kernels::Geometry;
+use crate::nn::flex::{Plain, Tracked, plain, tracked};
 
 /// Convolves `[B, input, H, W]` with `[output, input / groups, ky, kx]` and adds the bias, `[output]`: the same as
 /// `torch.nn.functional.conv2d`.
@@ -48,14 +45,6 @@ pub fn on_cpu(
     let (x, weight) = (tracked(x)?, tracked(weight)?);
     let bias = bias.map(tracked).map_or(Some(None), |bias| bias.map(Some))?;
     Some(Tensor::from_primitive::<Autodiff<Flex>>(differentiable(x, weight, bias, options)))
-}
-
-fn plain<const D: usize>(x: &Tensor<D>) -> Option<Plain> {
-    x.clone().try_into_primitive::<Flex>().ok()
-}
-
-fn tracked<const D: usize>(x: &Tensor<D>) -> Option<Tracked> {
-    x.clone().try_into_primitive::<Autodiff<Flex>>().ok()
 }
 
 /// Returns the sizes, or `None` for what is left to burn. That is patches side by side, too: a transformer has one such product,
